@@ -1,0 +1,1 @@
+//! The agent's HTTP + JSON interface on a Unix socket: types and client.

@@ -1,0 +1,1 @@
+//! Pure index: Kubernetes objects in, dataplane configuration out, no I/O.

@@ -1,0 +1,1 @@
+//! The CNI plugin: wires a pod's namespace to the dataplane.

@@ -1,0 +1,1 @@
+//! The contract between agent and dataplane: raw v1 messages, their validation, the handshake.

@@ -1,0 +1,1 @@
+//! Header views, identities, checksums and packet buffer traits of the packet path; no_std.

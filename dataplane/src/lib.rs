@@ -1,0 +1,1 @@
+//! Podplane's dataplane process.

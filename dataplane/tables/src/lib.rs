@@ -1,0 +1,1 @@
+//! The packet path's tables: flows, FIB, neighbours, timers, each with a slow oracle.

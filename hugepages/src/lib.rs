@@ -1,0 +1,1 @@
+//! Checks and prepares a node's hugepages, IOMMU and NIC driver.

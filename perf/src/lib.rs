@@ -1,0 +1,1 @@
+//! The measuring harness: interleaved runs against a peer, CPU accounting, median and spread.

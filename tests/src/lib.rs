@@ -1,0 +1,1 @@
+//! Integration tests: real namespaces, real programs, through the podplane lab command.

@@ -1,0 +1,1 @@
+//! Version, git revision and the DPDK in use, for every --version.
