@@ -1,1 +1,8 @@
-//! The contract between agent and dataplane: raw v1 messages, their validation, the handshake.
+//! The contract between agent and dataplane.
+//!
+//! [`v1`] is what crosses the ring: raw, believed by nobody. [`valid`] is what the dataplane works with: made from
+//! raw messages by checks that name what is wrong. [`link`] is how the two processes meet: the Unix socket, the
+//! version handshake and the rings.
+#![forbid(unsafe_code)]
+
+pub mod v1;

@@ -1,1 +1,9 @@
-//! Header views, identities, checksums and packet buffer traits of the packet path; no_std.
+//! Header views, identities, checksums and the packet buffer trait of the packet path.
+//!
+//! This crate knows no device, no allocator and no operating system: everything above it (tables, pipeline)
+//! is therefore tested, fuzzed and measured without DPDK.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+pub mod buf;
+pub mod id;
