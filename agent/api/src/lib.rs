@@ -1,1 +1,9 @@
-//! The agent's HTTP + JSON interface on a Unix socket: types and client.
+//! The agent's interface on its Unix socket: HTTP/1.1 with JSON bodies, root only.
+//!
+//! The CNI plugin and the operator's command are its clients. Paths carry the version (`/v1/...`). An error answer
+//! has a 4xx or 5xx status and an [`ApiError`] as its body.
+#![forbid(unsafe_code)]
+
+pub mod types;
+
+pub use types::*;
