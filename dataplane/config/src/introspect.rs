@@ -1,0 +1,1 @@
+//! Questions to the dataplane's introspection role and its answers, as JSON.
