@@ -1,0 +1,360 @@
+//! How the agent and the dataplane meet.
+//!
+//! The dataplane listens on a Unix stream socket. A visitor sends one line of JSON that says what it wants:
+//! `{"role":"agent","api":1}` or `{"role":"introspect","question":…}`, and gets one line back. An agent gets
+//! `{"api":1,"facts":…}` together with the file of the rings (`SCM_RIGHTS`), after which the socket is the rings' bell;
+//! introspection gets its answer. A refusal is `{"error":"…"}`.
+//!
+//! Only root and the dataplane's own user are heard. Lines are bounded in length and time.
+
+use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use podplane_shm_ring::channel::{self, Bell, End};
+use podplane_shm_ring::ring::{Corrupt, PushError};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg, sockopt::socket_peercred,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::v1::{API_VERSION, FromDataplane, MAX_MESSAGE, ToDataplane};
+
+/// The longest line of a handshake or a question, in bytes.
+const MAX_LINE: usize = 64 * 1024;
+/// The longest answer to a question, in bytes.
+const MAX_ANSWER: usize = 64 * 1024 * 1024;
+/// How long one side waits for a line of the other.
+const LINE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the dataplane tells an agent about its node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// The dataplane's version line.
+    pub version: String,
+    /// The uplink, as the operator named it.
+    pub uplink: String,
+    /// The uplink's MTU in bytes: the longest IP packet that it carries.
+    pub uplink_mtu: u16,
+    /// Number of workers.
+    pub workers: u8,
+    /// The node's side of the host port.
+    pub host_ifname: String,
+}
+
+/// Why the two did not meet or lost each other.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The socket failed.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// Its error.
+        source: std::io::Error,
+    },
+    /// The other side spoke something else.
+    #[error("the peer does not speak this protocol: {0}")]
+    Protocol(String),
+    /// The other side refused.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// The versions differ.
+    #[error(
+        "the dataplane speaks version {theirs} of the configuration interface, this program {ours}: upgrade the older one"
+    )]
+    Version {
+        /// This program's version.
+        ours: u16,
+        /// The dataplane's version.
+        theirs: u16,
+    },
+    /// The visitor is another user.
+    #[error("uid {0} may not talk to the dataplane: only root and the dataplane's own user may")]
+    Forbidden(u32),
+    /// The shared memory is not what was agreed.
+    #[error(transparent)]
+    Memory(#[from] podplane_shm_ring::map::MapError),
+    /// The peer wrote something impossible into the ring.
+    #[error(transparent)]
+    Corrupt(#[from] Corrupt),
+    /// A record that is no message of this version.
+    #[error("a record is no message of version {API_VERSION}: {0}")]
+    Decode(postcard::Error),
+    /// A message that could not be sent.
+    #[error(transparent)]
+    Push(#[from] PushError),
+    /// The peer has gone.
+    #[error("the other side closed the connection")]
+    Closed,
+}
+
+fn io(what: &'static str) -> impl Fn(std::io::Error) -> LinkError {
+    move |source| LinkError::Io { what, source }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "role", rename_all = "lowercase")]
+enum Hello {
+    Agent { api: u16 },
+    Introspect { question: serde_json::Value },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Reply<T> {
+    Error(String),
+    Welcome { api: u16, facts: Facts },
+    Answer(T),
+}
+
+/// One end of the rings with typed messages.
+#[derive(Debug)]
+pub struct Link<Out, In> {
+    end: End,
+    record: Vec<u8>,
+    types: PhantomData<fn(Out) -> In>,
+}
+
+/// The agent's end.
+pub type AgentLink = Link<ToDataplane, FromDataplane>;
+/// The dataplane's end.
+pub type DataplaneLink = Link<FromDataplane, ToDataplane>;
+
+impl<Out: Serialize, In: DeserializeOwned> Link<Out, In> {
+    fn new(rings: channel::Rings, stream: UnixStream) -> Result<Self, LinkError> {
+        let end = End::new(rings, stream).map_err(io("making the bell non-blocking"))?;
+        Ok(Link { end, record: Vec::new(), types: PhantomData })
+    }
+
+    /// Sends a message. `Push(Full)`: the peer has not read yet; the same message may be sent later.
+    pub fn send(&mut self, message: &Out) -> Result<(), LinkError> {
+        let record = postcard::to_stdvec(message).map_err(LinkError::Decode)?;
+        if record.len() > MAX_MESSAGE {
+            return Err(PushError::TooLong { len: record.len(), max: MAX_MESSAGE }.into());
+        }
+        Ok(self.end.send(&record)?)
+    }
+
+    /// The next message, if there is one. To be called until it says `None` after each [`Link::hush`].
+    pub fn receive(&mut self) -> Result<Option<In>, LinkError> {
+        if !self.end.receive(&mut self.record)? {
+            return Ok(None);
+        }
+        if self.record.len() > MAX_MESSAGE {
+            return Err(Corrupt("message longer than the limit").into());
+        }
+        let (message, rest) = postcard::take_from_bytes(&self.record).map_err(LinkError::Decode)?;
+        if rest.is_empty() { Ok(Some(message)) } else { Err(LinkError::Protocol("bytes behind a message".into())) }
+    }
+
+    /// Silences the bell; `Err(Closed)` when the peer has gone (what it sent before may still be received).
+    pub fn hush(&self) -> Result<(), LinkError> {
+        match self.end.hush() {
+            Bell::Open => Ok(()),
+            Bell::Closed => Err(LinkError::Closed),
+        }
+    }
+}
+
+impl<Out, In> AsFd for Link<Out, In> {
+    /// Readable once there is something to receive or the peer has gone.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.end.as_fd()
+    }
+}
+
+/// Listens at `path` with mode 0600, replacing a socket that nobody listens at any more.
+pub fn listen(path: &Path) -> Result<UnixListener, LinkError> {
+    if UnixStream::connect(path).is_ok() {
+        return Err(LinkError::Refused(format!(
+            "another dataplane already listens at {}: stop it, or give this one another --run-dir",
+            path.display()
+        )));
+    }
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io("removing a stale socket")(e)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(io("listening for the agent"))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .map_err(io("closing the socket to others"))?;
+    Ok(listener)
+}
+
+/// Somebody who came to the dataplane's socket.
+#[derive(Debug)]
+pub enum Visitor {
+    /// An agent of our version.
+    Agent(AgentVisitor),
+    /// Somebody with a question.
+    Introspect {
+        /// The question.
+        question: serde_json::Value,
+        /// Where the answer goes.
+        answer: Answer,
+    },
+}
+
+/// An agent at the door.
+#[derive(Debug)]
+pub struct AgentVisitor(UnixStream);
+
+/// Where the answer to a question goes.
+#[derive(Debug)]
+pub struct Answer(UnixStream);
+
+/// Hears what a visitor wants. Waits for at most two seconds, so it belongs on a thread that may wait.
+pub fn greet(stream: UnixStream) -> Result<Visitor, LinkError> {
+    let uid = socket_peercred(&stream).map_err(|e| io("asking who is calling")(e.into()))?.uid;
+    if !uid.is_root() && uid != rustix::process::geteuid() {
+        let error = LinkError::Forbidden(uid.as_raw());
+        let _ = say(&stream, &Reply::<()>::Error(error.to_string()));
+        return Err(error);
+    }
+    stream.set_write_timeout(Some(LINE_TIMEOUT)).map_err(io("setting a time limit"))?;
+    let line = read_line(&stream, MAX_LINE, LINE_TIMEOUT)?;
+    match serde_json::from_slice(&line) {
+        Ok(Hello::Agent { api: API_VERSION }) => Ok(Visitor::Agent(AgentVisitor(stream))),
+        Ok(Hello::Agent { api }) => {
+            let error = LinkError::Version { ours: API_VERSION, theirs: api };
+            say(&stream, &Reply::<()>::Error(format!("this dataplane speaks version {API_VERSION}, the agent {api}")))?;
+            Err(error)
+        }
+        Ok(Hello::Introspect { question }) => Ok(Visitor::Introspect { question, answer: Answer(stream) }),
+        Err(e) => {
+            say(&stream, &Reply::<()>::Error(format!("no greeting: {e}")))?;
+            Err(LinkError::Protocol(e.to_string()))
+        }
+    }
+}
+
+impl AgentVisitor {
+    /// Lets the agent in.
+    pub fn welcome(self, facts: &Facts) -> Result<DataplaneLink, LinkError> {
+        let (rings, file) = channel::create()?;
+        let mut line = to_line(&Reply::<()>::Welcome { api: API_VERSION, facts: facts.clone() })?;
+        let files = [file.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        ancillary.push(SendAncillaryMessage::ScmRights(&files));
+        let first = sendmsg(&self.0, &[IoSlice::new(&line)], &mut ancillary, SendFlags::NOSIGNAL)
+            .map_err(|e| io("handing the rings over")(e.into()))?;
+        line.drain(..first);
+        (&self.0).write_all(&line).map_err(io("handing the rings over"))?;
+        Link::new(rings, self.0)
+    }
+
+    /// Sends the agent away with a reason.
+    pub fn refuse(self, reason: &str) -> Result<(), LinkError> {
+        say(&self.0, &Reply::<()>::Error(reason.to_owned()))
+    }
+}
+
+impl Answer {
+    /// Answers.
+    pub fn send<T: Serialize>(self, answer: &T) -> Result<(), LinkError> {
+        say(&self.0, &Reply::Answer(answer))
+    }
+
+    /// Says why there is no answer.
+    pub fn refuse(self, reason: &str) -> Result<(), LinkError> {
+        say(&self.0, &Reply::<()>::Error(reason.to_owned()))
+    }
+}
+
+/// Connects an agent to the dataplane that listens at `path`.
+pub fn connect(path: &Path) -> Result<(AgentLink, Facts), LinkError> {
+    let stream = UnixStream::connect(path).map_err(io("connecting to the dataplane"))?;
+    say(&stream, &Hello::Agent { api: API_VERSION })?;
+    let (line, file) = read_line_and_file(&stream)?;
+    match from_line::<Reply<()>>(&line)? {
+        Reply::Welcome { api: API_VERSION, facts } => {
+            let file = file.ok_or_else(|| LinkError::Protocol("a welcome without the rings' file".into()))?;
+            Ok((Link::new(channel::attach(file)?, stream)?, facts))
+        }
+        Reply::Welcome { api, .. } => Err(LinkError::Version { ours: API_VERSION, theirs: api }),
+        Reply::Error(reason) => Err(LinkError::Refused(reason)),
+        Reply::Answer(()) => Err(LinkError::Protocol("an answer to a greeting".into())),
+    }
+}
+
+/// Asks the dataplane that listens at `path` one question.
+pub fn ask<Q: Serialize, A: DeserializeOwned>(path: &Path, question: &Q) -> Result<A, LinkError> {
+    let stream = UnixStream::connect(path).map_err(io("connecting to the dataplane"))?;
+    let question = serde_json::to_value(question).map_err(|e| LinkError::Protocol(e.to_string()))?;
+    say(&stream, &Hello::Introspect { question })?;
+    match from_line(&read_line(&stream, MAX_ANSWER, 5 * LINE_TIMEOUT)?)? {
+        Reply::Answer(answer) => Ok(answer),
+        Reply::Error(reason) => Err(LinkError::Refused(reason)),
+        Reply::Welcome { .. } => Err(LinkError::Protocol("a welcome to a question".into())),
+    }
+}
+
+fn to_line<T: Serialize>(message: &T) -> Result<Vec<u8>, LinkError> {
+    let mut line = serde_json::to_vec(message).map_err(|e| LinkError::Protocol(e.to_string()))?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+fn from_line<T: DeserializeOwned>(line: &[u8]) -> Result<T, LinkError> {
+    serde_json::from_slice(line).map_err(|e| LinkError::Protocol(e.to_string()))
+}
+
+fn say<T: Serialize>(mut stream: &UnixStream, message: &T) -> Result<(), LinkError> {
+    stream.write_all(&to_line(message)?).map_err(io("writing to the peer"))
+}
+
+/// Reads up to the end of a line. `within` bounds the whole line, not each read.
+fn read_line(mut stream: &UnixStream, max: usize, within: Duration) -> Result<Vec<u8>, LinkError> {
+    let deadline = Instant::now() + within;
+    let (mut line, mut chunk) = (Vec::new(), [0; 16 * 1024]);
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        stream.set_read_timeout(Some(left)).map_err(io("setting a time limit"))?;
+        let n = stream.read(&mut chunk).map_err(io("reading from the peer"))?;
+        if n == 0 {
+            return Err(LinkError::Closed);
+        }
+        line.extend_from_slice(&chunk[..n]);
+        if line.last() == Some(&b'\n') {
+            return Ok(line);
+        }
+        if line.len() > max || Instant::now() >= deadline {
+            return Err(LinkError::Protocol(format!("no complete line within {max} bytes and {within:?}")));
+        }
+    }
+}
+
+/// The dataplane's greeting, with the file that rides on its first byte.
+fn read_line_and_file(stream: &UnixStream) -> Result<(Vec<u8>, Option<OwnedFd>), LinkError> {
+    stream.set_read_timeout(Some(5 * LINE_TIMEOUT)).map_err(io("setting a time limit"))?;
+    let mut bytes = [0; 4096];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let parts = &mut [IoSliceMut::new(&mut bytes)];
+    let got = recvmsg(stream, parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)
+        .map_err(|e| io("waiting for the dataplane's greeting")(e.into()))?;
+    if got.bytes == 0 {
+        return Err(LinkError::Closed);
+    }
+    let file = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut files) => files.next(),
+        _ => None,
+    });
+    let mut line = bytes[..got.bytes].to_vec();
+    if line.last() != Some(&b'\n') {
+        line.extend(read_line(stream, MAX_LINE, LINE_TIMEOUT)?);
+    }
+    Ok((line, file))
+}
+
+#[cfg(test)]
+mod tests;
