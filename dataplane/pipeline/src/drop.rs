@@ -1,0 +1,137 @@
+//! Every reason for which a packet is dropped. Names are stable: dashboards and people rely on them.
+
+/// Declares the reasons once: variant, stable name, what it means and what to do.
+macro_rules! reasons {
+    ($($variant:ident $name:literal $explain:literal;)*) => {
+        /// Why a packet was dropped. Every drop has one; there is no "other".
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum DropReason {
+            $(#[doc = $explain] $variant,)*
+        }
+
+        impl DropReason {
+            /// All reasons, in the order of their indices.
+            pub const ALL: &'static [DropReason] = &[$(DropReason::$variant,)*];
+            /// How many there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The stable kebab-case name.
+            pub const fn name(self) -> &'static str {
+                match self { $(DropReason::$variant => $name,)* }
+            }
+
+            /// One sentence for people: what happened and, where something can be done, what.
+            pub const fn explain(self) -> &'static str {
+                match self { $(DropReason::$variant => $explain,)* }
+            }
+
+            /// The reason with this name.
+            pub fn from_name(name: &str) -> Option<DropReason> {
+                Self::ALL.iter().copied().find(|r| r.name() == name)
+            }
+
+            /// Index into arrays of [`DropReason::COUNT`] counters.
+            #[inline]
+            pub const fn index(self) -> usize {
+                self as usize
+            }
+        }
+    };
+}
+
+reasons! {
+    UnknownPort "unknown-port" "The packet came in by a port that the configuration in force does not know: the pod was removed, or is not configured yet.";
+    NotConfigured "not-configured" "Routed traffic arrived before the agent sent this node's configuration: check that podplane-agent runs.";
+
+    SpoofedMac "spoofed-mac" "A pod sent a frame whose source MAC is not its own.";
+    SpoofedIpv4 "spoofed-ipv4" "A pod sent an IPv4 packet whose source address is not its own.";
+    SpoofedIpv6 "spoofed-ipv6" "A pod sent an IPv6 packet whose source address is neither its own nor, for neighbour discovery or echo with the gateway, link-local.";
+    SpoofedArp "spoofed-arp" "A pod sent an ARP packet that claims a MAC or an address that is not its own.";
+    SpoofedNd "spoofed-nd" "A pod sent a neighbour discovery packet that claims a MAC or an address that is not its own.";
+    RouterAdvertisementFromPod "router-advertisement-from-pod" "A pod sent an IPv6 router advertisement.";
+    RedirectFromPod "redirect-from-pod" "A pod sent an ICMP redirect.";
+    SpoofedFromHost "spoofed-from-host" "The node's own stack sent a packet with the address of a local pod as its source: check the node's forwarding rules.";
+    NotToGateway "not-to-gateway" "A pod sent a frame to a MAC other than the gateway's; pods have no other neighbour.";
+    VlanTagged "vlan-tagged" "A frame for the routed path carried an 802.1Q tag.";
+    EtherTypeUnsupported "ethertype-unsupported" "A pod sent a frame that is neither ARP nor IPv4 nor IPv6.";
+    ArpNotForGateway "arp-not-for-gateway" "A pod asked by ARP for an address other than its gateway's (or sent a reply or a probe): pods reach everything through the gateway.";
+    NdNotForGateway "nd-not-for-gateway" "A pod asked by neighbour discovery for an address other than its gateway's (or announced itself): pods reach everything through the gateway.";
+    NdRouterSolicitation "nd-router-solicitation" "A pod asked for routers; its routes are static.";
+    NdMalformed "nd-malformed" "A neighbour discovery packet broke RFC 4861 section 7.1 (hop limit, code, options).";
+    Multicast "multicast" "Multicast or broadcast reached the routed path, which carries unicast only (MLD reports of pods are counted here).";
+    LinkLocalForwarded "link-local-forwarded" "A packet with a link-local source or destination would have had to cross a router.";
+    Martian "martian" "The source or destination is loopback, unspecified or reserved and cannot appear on a wire.";
+
+    VxlanOuterFragment "vxlan-outer-fragment" "A fragment of a VXLAN packet for us: the underlay must carry it whole (raise its MTU or lower the pods').";
+    VxlanBadHeader "vxlan-bad-header" "A VXLAN header without the I flag (RFC 7348 section 5) or cut short.";
+    VxlanUnknownPeer "vxlan-unknown-peer" "VXLAN from an address that is no node of this cluster: stale configuration or an intruder.";
+    VxlanWrongVni "vxlan-wrong-vni" "VXLAN from a node of this cluster with another network identifier: two clusters share the underlay, or the VNI was changed on some nodes only.";
+    VxlanGso "vxlan-gso" "A merged VXLAN frame reached the pipeline; the uplink driver must split it first.";
+    VxlanInnerNotIp "vxlan-inner-not-ip" "The tunnelled frame is neither IPv4 nor IPv6.";
+    VxlanInnerMac "vxlan-inner-mac" "The tunnelled frame is not addressed to the gateway's MAC: the sender is not Podplane.";
+    VxlanInnerSource "vxlan-inner-source" "The tunnelled packet's source does not route to the node that sent it.";
+    VxlanNotLocal "vxlan-not-local" "The tunnelled packet's destination is neither a pod of this node nor the node: the sender's routes are stale.";
+    EcnIllegal "ecn-illegal" "Congestion was marked on the tunnel of a packet that does not understand it (RFC 6040 section 4.2).";
+
+    NoRoute "no-route" "No pod, node or pod range holds the destination address.";
+    NoSuchPod "no-such-pod" "The destination lies in this node's pod range, but no pod holds the address.";
+    Hairpin "hairpin" "The packet would have to leave by the port it came in on.";
+    PortDown "port-down" "The destination's port is gone.";
+    NextHopUnresolved "next-hop-unresolved" "The MAC of the peer node's next hop is not known yet: the node's kernel is still resolving it, or the peer is down.";
+    TtlExceeded "ttl-exceeded" "The TTL or hop limit ran out; the sender was told.";
+    TooBig "too-big" "Too big for the next hop and not to be fragmented; the sender was told the path MTU.";
+    FragmentationFailed "fragmentation-failed" "Too big for the next hop, and could not be cut into fragments (UDP GSO, or its options leave no room).";
+    TooLong "too-long" "The packet does not fit an IP packet once encapsulated.";
+    NoHeadroom "no-headroom" "The buffer has no room for the outer headers: a fault of the receiving port driver.";
+    NoBuffers "no-buffers" "The buffer pool is exhausted: give the dataplane more hugepages.";
+
+    FragmentOverlap "fragment-overlap" "Fragments of one packet overlap; the whole packet is refused (RFC 5722, RFC 8900).";
+    FragmentTooMany "fragment-too-many" "More fragments, or a longer packet, than virtual reassembly allows.";
+    FragmentTableFull "fragment-table-full" "Too many packets are being reassembled at once.";
+    FragmentTimeout "fragment-timeout" "A held fragment whose first fragment did not come in time.";
+    FragmentMalformed "fragment-malformed" "A fragment with an impossible offset or length, or one that splits the transport header (RFC 8200, RFC 7112).";
+
+    IcmpForGateway "icmp-for-gateway" "ICMP to a gateway address other than an echo request.";
+    GatewayNoService "gateway-no-service" "A packet for a gateway address, which offers nothing but echo.";
+    IcmpTypeUnsupported "icmp-type-unsupported" "An ICMP message other than echo and errors.";
+    IcmpErrorWithoutFlow "icmp-error-without-flow" "An ICMP error about a packet of no known flow.";
+    IcmpErrorMalformed "icmp-error-malformed" "An ICMP error that does not embed enough of a packet to know its flow.";
+
+    PolicyDenied "policy-denied" "Denied by policy.";
+    FlowTableFull "flow-table-full" "The worker's flow table is full; established flows go on.";
+    FlowQuota "flow-quota" "The pod has as many flows as it may; its established flows go on.";
+    FlowCollision "flow-collision" "Another flow holds the reply's tuple.";
+    FlowRefused "flow-refused" "The worker that owns the reply's direction refused the flow, or its half was withdrawn.";
+    FlowKeySelf "flow-key-self" "A packet whose source and destination (address and port) are the same.";
+    HalfQueueFull "half-queue-full" "The queue of flow halves to another worker is full.";
+    HandOverQueueFull "hand-over-queue-full" "The queue of packets to the worker that owns this one is full.";
+
+    TxQueueFull "tx-queue-full" "The egress port's queue is full: its reader is slower than its senders.";
+    TxDevice "tx-device" "The egress device refused the packet.";
+    RxTruncated "rx-truncated" "The receiving device delivered the packet cut short or with offload metadata that contradicts its bytes.";
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_kebab_case_and_found_again() {
+        let mut seen = HashSet::new();
+        for (i, &r) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(r.index(), i);
+            assert!(seen.insert(r.name()), "{} twice", r.name());
+            assert!(
+                r.name().bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'),
+                "{}",
+                r.name()
+            );
+            assert_eq!(DropReason::from_name(r.name()), Some(r));
+            assert!(r.explain().ends_with('.'), "{} is no sentence", r.name());
+        }
+        assert_eq!(DropReason::from_name("other"), None);
+    }
+}

@@ -1,0 +1,24 @@
+//! The proof that somebody entitled let a packet go.
+
+/// The token without which nothing is transmitted. It can be made only inside this crate, by three named
+/// constructors; it is neither `Clone` nor `Copy`, so each packet needs its own.
+#[derive(Debug)]
+#[must_use = "a pass that is not spent means a packet that was judged and then lost"]
+pub struct Pass(());
+
+impl Pass {
+    /// Minted by the policy node alone: the flow was judged and allowed.
+    pub(crate) const fn by_policy() -> Pass {
+        Pass(())
+    }
+
+    /// For what the gateway itself says (ARP, ND, echo replies, ICMP errors), to whoever caused it.
+    pub(crate) const fn gateway_reply() -> Pass {
+        Pass(())
+    }
+
+    /// For frames between the uplink and the node's own network stack, which are not ours to judge.
+    pub(crate) const fn l2_pass_through() -> Pass {
+        Pass(())
+    }
+}
