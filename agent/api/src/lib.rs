@@ -4,6 +4,10 @@
 //! has a 4xx or 5xx status and an [`ApiError`] as its body.
 #![forbid(unsafe_code)]
 
+pub mod client;
+pub mod path;
+pub mod pending;
 pub mod types;
 
+pub use client::{AgentClient, ClientError};
 pub use types::*;
