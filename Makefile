@@ -1,0 +1,51 @@
+# Thin entry points. Each installs what is missing first; `make help` lists them.
+
+CARGO ?= $(or $(shell command -v cargo),$(wildcard $(HOME)/.cargo/bin/cargo))
+LAB_MEMORY ?= 256
+
+# What a fresh Debian 12 lacks: to build (DPDK, libclang for bindgen), to run (iproute2, nftables), to test and show.
+PACKAGES := build-essential pkg-config libdpdk-dev libclang-dev git \
+            iproute2 nftables util-linux \
+            iputils-ping iperf3 curl tcpdump ethtool python3
+
+.PHONY: help deps build test lint loom demo bench fuzz clean
+
+help:
+	@echo 'make demo    build, bring up two nodes with pods, show that they talk, take all down (KEEP=1: leave it up)'
+	@echo 'make test    formatting, lints, every test; the integration tests use network namespaces and need root'
+	@echo 'make build   release binaries in target/release/'
+	@echo 'make bench   measurements, each with its peer in the same run'
+	@echo 'make deps    install what is missing and nothing else'
+	@echo 'make fuzz    run the fuzz targets for SECONDS=60 each (needs a nightly toolchain and cargo-fuzz)'
+
+deps:
+	@if [ -z '$(CARGO)' ]; then \
+	  echo 'There is no Rust toolchain: install rustup (https://rustup.rs, or Debian: apt-get install rustup) and run this again.' >&2; \
+	  exit 1; fi
+	@missing=; for p in $(PACKAGES); do \
+	  dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then \
+	  if [ "$$(id -u)" != 0 ]; then echo "Missing packages; as root: apt-get install$$missing" >&2; exit 1; fi; \
+	  echo "Installing:$$missing"; \
+	  apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing >/dev/null; fi
+
+build: deps
+	$(CARGO) build --release --workspace --bins
+
+lint: deps
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+# The lock-free parts under every interleaving that the model checker finds.
+loom: deps
+	RUSTFLAGS='--cfg loom' LOOM_MAX_PREEMPTIONS=3 $(CARGO) test --release --target-dir target/loom -p podplane-shm-ring --lib ring
+
+test: lint loom
+	$(CARGO) build --workspace --bins
+	$(CARGO) test --workspace
+
+demo: build
+	@KEEP='$(KEEP)' MEMORY='$(LAB_MEMORY)' tests/demo/demo.sh target/release
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,123 @@
+#!/usr/bin/env bash
+# The demo: two nodes with two pods each; every step says what it proves and whether it held.
+# Usage: demo.sh BIN_DIR      KEEP=1 leaves the lab up; MEMORY=MiB of hugepages for each dataplane.
+set -uo pipefail
+
+bin=$(cd "$1" && pwd)
+here=$(cd "$(dirname "$0")" && pwd)
+lab=demo
+failed=0 steps=0 reserved=0
+export PATH="$bin:$PATH"
+
+say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+
+# step WHAT-IT-PROVES COMMAND... : shows the last line of the output, which is where ping and curl say what matters.
+step() {
+  local what=$1 out
+  shift
+  steps=$((steps + 1))
+  if out=$(timeout 60 "$@" 2>&1); then
+    printf '  ok      %s\n' "$what"
+    [ -z "$out" ] || printf '            %s\n' "$(tail -n 1 <<<"$out")"
+  else
+    failed=$((failed + 1))
+    printf '  FAILED  %s\n' "$what"
+    printf '          $ %s\n' "$*"
+    sed 's/^/            /' <<<"$out"
+  fi
+}
+
+in_pod() { local pod=$1; shift; podplane lab exec --name $lab "$pod" -- "$@"; }
+on_node() { local node=$1; shift; podplane lab node-exec --name $lab "$node" -- "$@"; }
+addresses() { podplane lab status --name $lab -o json | python3 -c '
+import json, sys
+for pod in json.load(sys.stdin)["pods"]:
+    if pod["namespace"] + "/" + pod["name"] == sys.argv[1]: print(*pod["addresses"])' "$1"; }
+
+down() {
+  podplane lab down --name $lab || failed=$((failed + 1))
+  [ $reserved = 0 ] || podplane-hugepages release || failed=$((failed + 1))
+}
+
+ping_ok() { ping -c 3 -i 0.2 -W 2 "$@"; }
+fetch() { curl -sS --max-time 10 -o /dev/null -w '%{http_code} from %{remote_ip}, %{size_download} bytes\n' "http://$1:8080/"; }
+iperf() { # rate in Gbit/s, at least one byte transferred
+  iperf3 -J -t 3 -c "$@" | python3 -c '
+import json, sys
+end = json.load(sys.stdin)["end"]["sum_received"]
+assert end["bytes"] > 0
+print("%.2f Gbit/s, %.0f MB" % (end["bits_per_second"] / 1e9, end["bytes"] / 1e6))'; }
+too_big() { # the first oversized packet meets the gateway, which must answer; the kernel then knows the path MTU
+  local out; out=$(ping -c 2 -i 0.3 -W 1 -M do -s 1460 "$1"); grep -iE 'mtu ?= ?[0-9]+' <<<"$out"; }
+export -f ping_ok fetch iperf too_big
+
+say 'Reserving hugepages and bringing up two nodes'
+trap '[ "${KEEP:-}" = 1 ] || down; exit 130' INT TERM
+if podplane-hugepages setup --memory $((2 * MEMORY)); then reserved=1; else exit 1; fi
+if ! podplane lab up --name $lab --nodes 2 --memory "$MEMORY" || ! podplane lab apply --name $lab -f "$here/pods.yaml"; then
+  [ "${KEEP:-}" = 1 ] || down
+  exit 1
+fi
+podplane lab status --name $lab
+read -r web4 web6 <<<"$(addresses demo/web)"
+read -r near4 near6 <<<"$(addresses demo/near)"
+read -r far4 far6 <<<"$(addresses demo/far)"
+
+say 'Pods on one node'
+step 'IPv4: a pod reaches its neighbour' in_pod demo/near bash -c "ping_ok $web4"
+step 'IPv6: the same' in_pod demo/near bash -c "ping_ok $web6"
+step 'HTTP over IPv4' in_pod demo/near bash -c "fetch $web4"
+step 'HTTP over IPv6' in_pod demo/near bash -c "fetch [$web6]"
+step 'a big TCP transfer, frames passed whole' in_pod demo/near bash -c "iperf $web4"
+
+say 'Pods on two nodes, through VXLAN'
+step 'IPv4: a pod reaches a pod on the other node' in_pod demo/far bash -c "ping_ok $web4"
+step 'IPv6: the same' in_pod demo/far bash -c "ping_ok $web6"
+step 'HTTP over IPv4' in_pod demo/far bash -c "fetch $web4"
+step 'HTTP over IPv6' in_pod demo/far bash -c "fetch [$web6]"
+step 'a big TCP transfer over IPv4' in_pod demo/far bash -c "iperf $web4"
+step 'a big TCP transfer over IPv6' in_pod demo/far bash -c "iperf $web6"
+step 'UDP datagrams that need fragments (4000 bytes) arrive' in_pod demo/far bash -c "ping_ok -s 4000 $web4"
+
+say 'Nodes and pods'
+for family in 4 6; do
+  web=web$family far=far$family
+  step "IPv$family: a node reaches its own pod" on_node 1 bash -c "ping_ok ${!web}"
+  step "IPv$family: a node reaches a pod on the other node" on_node 1 bash -c "ping_ok ${!far}"
+done
+step 'a pod reaches its node' in_pod demo/web bash -c 'ping_ok 10.77.0.11'
+step 'a pod reaches the other node' in_pod demo/web bash -c 'ping_ok 10.77.0.12'
+step 'HTTP from a node to a pod on the other node' on_node 2 bash -c "fetch $web4"
+
+say 'Path MTU: the gateway answers what is too big for the overlay'
+step 'IPv4: fragmentation needed' on_node 1 bash -c "too_big $web4"
+step 'IPv6: packet too big' on_node 1 bash -c "too_big $web6"
+
+say 'The agent goes, packets go on'
+agent=$(podplane lab status --name $lab -o json | python3 -c 'import json,sys; print(json.load(sys.stdin)["nodes"][0]["agent_pid"])')
+kill -9 "$agent"
+step 'IPv4 across nodes without the agent' in_pod demo/far bash -c "ping_ok $web4"
+
+say 'What the dataplane of node 1 counted'
+run=$(podplane lab status --name $lab -o json | python3 -c 'import json,sys; print(json.load(sys.stdin)["nodes"][0]["run_dir"])')
+podplane --run-dir "$run" ports || failed=$((failed + 1))
+podplane --run-dir "$run" drops || failed=$((failed + 1))
+
+if [ "${KEEP:-}" = 1 ]; then
+  say 'The lab is left up. Try:'
+  cat <<TEXT
+  export PATH=$bin:\$PATH
+  podplane lab status --name $lab
+  podplane lab exec --name $lab demo/far -- curl -s http://$web4:8080/
+  podplane lab pod add --name $lab demo/mine --node 2
+  podplane --run-dir $run status
+  podplane lab down --name $lab && podplane-hugepages release      # take everything down
+TEXT
+else
+  say 'Taking everything down'
+  down
+  rest=$(ip netns list 2>/dev/null | grep "^$lab-")
+  [ -z "$rest" ] && [ ! -e "/run/podplane-lab/$lab" ] || { echo "left behind: $rest"; failed=$((failed + 1)); }
+fi
+say "$((steps - failed)) of $steps steps held"
+[ $failed = 0 ]
