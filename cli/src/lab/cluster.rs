@@ -1,0 +1,146 @@
+//! Building the lab and taking it down.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+
+use super::args::UpArgs;
+use super::net::{add_netns, delete_netns, ip_batch, netns_with_prefix, plug, sysctl};
+use super::state::{Lab, Shape};
+use super::{node, objects, pod, process};
+
+/// Addresses of the host beside the cluster.
+pub const OUTSIDE: [&str; 2] = ["10.77.0.1/24", "fd00:10:77::1/64"];
+
+/// Builds a lab; what was built is taken down again when a step fails.
+pub fn up(name: &str, args: &UpArgs) -> Result<()> {
+    check_machine(args)?;
+    let shape = Shape {
+        nodes: args.nodes,
+        uplink: args.uplink,
+        workers: args.workers,
+        mtu: args.mtu,
+        underlay: args.underlay,
+        memory: args.memory,
+        no_huge: args.no_huge,
+        busy_poll: args.busy_poll,
+    };
+    let lab = Lab::create(name, shape)?;
+    match build(&lab, args) {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            take_down(lab).context("taking down what was built so far")?;
+            Err(error)
+        }
+    }
+}
+
+fn check_machine(args: &UpArgs) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("the lab needs root: it makes network namespaces");
+    }
+    for program in ["podplane-dataplane", "podplane-agent", "podplane-cni"] {
+        node::binary(program)?;
+    }
+    if args.no_huge {
+        return Ok(());
+    }
+    let need = u64::from(args.nodes) * u64::from(args.memory);
+    let free = free_hugepages_mib();
+    if free < need {
+        bail!(
+            "{need} MiB of free hugepages are needed for {} nodes with {} MiB each, {free} MiB are free: run \
+             `podplane-hugepages setup --memory {need}`, or use --no-huge",
+            args.nodes,
+            args.memory
+        );
+    }
+    Ok(())
+}
+
+/// Free memory in the default hugepage pool, in MiB.
+fn free_hugepages_mib() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let field = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok()
+    };
+    field("HugePages_Free:").unwrap_or(0) * field("Hugepagesize:").unwrap_or(0) / 1024
+}
+
+fn build(lab: &Lab, args: &UpArgs) -> Result<()> {
+    build_fabric(lab)?;
+    objects::store(
+        lab,
+        json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "default",
+        "labels": { "kubernetes.io/metadata.name": "default" } }, "spec": { "finalizers": ["kubernetes"] },
+        "status": { "phase": "Active" } }),
+    )?;
+    for n in lab.nodes() {
+        node::wire(lab, n)?;
+        objects::store(lab, node::object(lab, n))?;
+    }
+    // All first, then wait: the start of a dataplane takes a second or two.
+    for n in lab.nodes() {
+        node::start_dataplane(lab, n)?;
+    }
+    for n in lab.nodes() {
+        node::wait_dataplane(lab, n)?;
+        node::start_agent(lab, n)?;
+    }
+    for n in lab.nodes() {
+        node::wait_agent(lab, n, Duration::from_secs(20))?;
+    }
+    if let Some(folder) = &args.manifests {
+        let mut files: Vec<_> = std::fs::read_dir(folder)
+            .with_context(|| format!("reading {}", folder.display()))?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.extension().is_some_and(|e| ["yaml", "yml", "json"].iter().any(|x| e == *x)))
+            .collect();
+        files.sort();
+        for file in files {
+            pod::apply_file(lab, &file)?;
+        }
+    }
+    Ok(())
+}
+
+fn build_fabric(lab: &Lab) -> Result<()> {
+    let (fabric, outside) = (lab.netns("fabric"), lab.netns("outside"));
+    let mtu = lab.shape.mtu;
+    add_netns(&fabric)?;
+    // The bridge is a wire: it must not speak itself.
+    sysctl(&fabric, "net.ipv6.conf.default.disable_ipv6", "1")?;
+    ip_batch(
+        &fabric,
+        &[format!("link add br0 mtu {mtu} type bridge stp_state 0 forward_delay 0"), "link set br0 up".to_owned()],
+    )?;
+    add_netns(&outside)?;
+    plug(&fabric, "outside", &outside, "eth0", mtu)?;
+    let [v4, v6] = OUTSIDE;
+    ip_batch(
+        &outside,
+        &["link set eth0 up".into(), format!("addr add {v4} dev eth0"), format!("addr add {v6} dev eth0 nodad")],
+    )
+}
+
+/// Takes a lab down, complete or not; one that is not there is no error.
+pub fn down(name: &str) -> Result<()> {
+    match Lab::open_rest(name)? {
+        Some(lab) => take_down(lab),
+        None => Ok(()),
+    }
+}
+
+fn take_down(lab: Lab) -> Result<()> {
+    // Commands in pods first, so that nothing speaks any more; then agents, so that none restores an uplink that its
+    // dataplane is about to restore; the plugin is not called: the namespaces take all devices with them.
+    for prefix in ["pod-", "agent-", "dataplane-"] {
+        process::stop(&lab, &process::names(&lab, prefix))?;
+    }
+    for netns in netns_with_prefix(&format!("{}-", lab.name)) {
+        delete_netns(&netns)?;
+    }
+    lab.remove()
+}

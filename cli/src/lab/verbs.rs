@@ -1,0 +1,138 @@
+//! One function for each verb of `podplane lab`.
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::args::{LabArgs, PodVerb, Verb};
+use super::state::Lab;
+use super::{cluster, node, objects, pod};
+use crate::output::{self, Format};
+
+/// Runs the verb.
+pub fn run(args: &LabArgs) -> Result<()> {
+    let open = || Lab::open(&args.name);
+    match &args.verb {
+        Verb::Up(up) => cluster::up(&args.name, up),
+        Verb::Down => cluster::down(&args.name),
+        Verb::Status { output } => status(&open()?, *output),
+        Verb::Pod(PodVerb::Add(add)) => pod::add_from_args(&open()?, add),
+        Verb::Pod(PodVerb::Delete { pod }) => {
+            let lab = open()?;
+            if lab.pod(pod)?.is_none() {
+                bail!("there is no pod {pod} in lab {}", lab.name);
+            }
+            pod::remove(&lab, pod)
+        }
+        Verb::Exec { target, command } => {
+            let netns = netns_of(&open()?, target)?;
+            exec(&netns, command)
+        }
+        Verb::NodeExec { node, command } => {
+            let netns = open()?.node_netns(*node)?;
+            exec(&netns, command)
+        }
+        Verb::Apply { file } => pod::apply_file(&open()?, file),
+        Verb::Delete { file } => pod::delete_file(&open()?, file),
+    }
+}
+
+fn netns_of(lab: &Lab, target: &str) -> Result<String> {
+    if target == "@outside" {
+        return Ok(lab.netns("outside"));
+    }
+    let pod = lab.pod(target)?.with_context(|| format!("there is no pod {target} in lab {}", lab.name))?;
+    Ok(pod.netns)
+}
+
+/// Becomes `command` inside of a network namespace. The lab's lock was let go before: commands may run for long.
+fn exec(netns: &str, command: &[String]) -> Result<()> {
+    let error = Command::new("nsenter").arg(format!("--net=/run/netns/{netns}")).arg("--").args(command).exec();
+    Err(error).context("running nsenter (Debian: apt-get install util-linux)")
+}
+
+/// What `lab status -o json` prints; a tested contract.
+#[derive(Debug, Serialize)]
+struct Status {
+    name: String,
+    nodes: Vec<NodeStatus>,
+    pods: Vec<PodStatus>,
+}
+
+#[derive(Debug, Serialize)]
+struct NodeStatus {
+    name: String,
+    addresses: [String; 2],
+    netns: String,
+    run_dir: String,
+    dataplane_pid: Option<i32>,
+    agent_pid: Option<i32>,
+    ready: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct PodStatus {
+    namespace: String,
+    name: String,
+    node: String,
+    addresses: Vec<String>,
+    netns: String,
+    container_id: String,
+}
+
+fn status(lab: &Lab, format: Format) -> Result<()> {
+    let status = Status {
+        name: lab.name.clone(),
+        nodes: lab.nodes().map(|n| node_status(lab, n)).collect::<Result<_>>()?,
+        pods: lab.pods()?.iter().map(|record| pod_status(lab, record)).collect(),
+    };
+    if format == Format::Json {
+        return output::json(&status);
+    }
+    let yes = |pid: Option<i32>| pid.map_or_else(|| "down".to_owned(), |pid| format!("pid {pid}"));
+    output::table(
+        &["NODE", "ADDRESSES", "READY", "DATAPLANE", "AGENT", "RUN DIR"],
+        status.nodes.iter().map(|n| {
+            let ready = if n.ready { "yes" } else { "no" };
+            let addresses = n.addresses.join(", ");
+            [n.name.clone(), addresses, ready.into(), yes(n.dataplane_pid), yes(n.agent_pid), n.run_dir.clone()]
+        }),
+    );
+    output::table(
+        &["POD", "NODE", "ADDRESSES", "NETNS"],
+        status
+            .pods
+            .iter()
+            .map(|p| [format!("{}/{}", p.namespace, p.name), p.node.clone(), p.addresses.join(", "), p.netns.clone()]),
+    );
+    Ok(())
+}
+
+fn node_status(lab: &Lab, n: u8) -> Result<NodeStatus> {
+    let (dataplane_pid, agent_pid) = node::pids(lab, n);
+    Ok(NodeStatus {
+        name: node::name(n),
+        addresses: node::bare_addresses(n),
+        netns: lab.node_netns(n)?,
+        run_dir: lab.run_dir(n)?.display().to_string(),
+        dataplane_pid,
+        agent_pid,
+        ready: node::ready(lab, n)?,
+    })
+}
+
+fn pod_status(lab: &Lab, record: &super::state::PodRecord) -> PodStatus {
+    let object = objects::get(lab, &pod::reference(record)).unwrap_or(Value::Null);
+    let ips = object.pointer("/status/podIPs").and_then(Value::as_array).into_iter().flatten();
+    PodStatus {
+        namespace: record.namespace.clone(),
+        name: record.name.clone(),
+        node: node::name(record.node),
+        addresses: ips.filter_map(|ip| ip["ip"].as_str().map(str::to_owned)).collect(),
+        netns: record.netns.clone(),
+        container_id: record.container_id.clone(),
+    }
+}

@@ -1,1 +1,0 @@
-//! Checks and prepares a node's hugepages, IOMMU and NIC driver.

@@ -1,0 +1,71 @@
+//! Everybody reaches everybody, over each kind of uplink, with more workers than cores.
+
+use podplane_tests::{Lab, eventually, succeed};
+use std::process::Stdio;
+use std::time::Duration;
+
+/// Ping, HTTP and TCP between every pair of pods of three nodes, and between nodes and pods.
+fn everybody_reaches_everybody(name: &str, uplink: &[&str]) {
+    let lab = Lab::up(name, &[&["--nodes", "3", "--workers", "4"], uplink].concat());
+    let pods: Vec<_> = (1..=3u8)
+        .flat_map(|node| ["a", "b"].map(|pod| (format!("default/{pod}{node}"), node)))
+        .map(|(pod, node)| (lab.pod(&pod, node), pod))
+        .collect();
+    for (addresses, pod) in &pods {
+        for (_, from) in pods.iter().filter(|(_, from)| from != pod) {
+            lab.ping(from, addresses);
+        }
+        for address in addresses {
+            for node in 1..=3 {
+                succeed(&mut lab.node_exec(node, &["ping", "-c", "1", "-W", "2", address]));
+            }
+        }
+        for node in ["10.77.0.11", "10.77.0.12", "10.77.0.13", "fd00:10:77::12"] {
+            succeed(&mut lab.exec(pod, &["ping", "-c", "1", "-W", "2", node]));
+        }
+    }
+    let (server_addresses, server) = &pods[0];
+    let mut http = lab
+        .exec(server, &["python3", "-m", "http.server", "--bind", "::", "8080"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the server starts");
+    let mut iperf = lab.exec(server, &["iperf3", "-s"]).stdout(Stdio::null()).spawn().expect("the server starts");
+    for (_, client) in &pods[1..] {
+        let [v4, v6] = server_addresses;
+        for url in [format!("http://{v4}:8080/"), format!("http://[{v6}]:8080/")] {
+            eventually("an answer over HTTP", Duration::from_secs(10), || {
+                let out = lab.exec(client, &["curl", "-sf", "--max-time", "3", &url]).output().unwrap();
+                out.status.success().then_some(())
+            });
+        }
+        for address in server_addresses {
+            succeed(&mut lab.exec(client, &["iperf3", "-c", address, "-t", "1", "-J"]));
+        }
+    }
+    for server in [&mut http, &mut iperf] {
+        server.kill().expect("our own child");
+        server.wait().expect("our own child");
+    }
+}
+
+#[test]
+fn over_a_kernel_interface() {
+    everybody_reaches_everybody("t-iface", &["--uplink", "iface"]);
+}
+
+#[test]
+fn over_net_af_packet() {
+    everybody_reaches_everybody("t-afpacket", &["--uplink", "af_packet"]);
+}
+
+#[test]
+fn over_net_tap() {
+    everybody_reaches_everybody("t-tap", &["--uplink", "tap"]);
+}
+
+#[test]
+fn over_an_ipv6_underlay() {
+    everybody_reaches_everybody("t-v6", &["--underlay", "ipv6"]);
+}
