@@ -13,7 +13,7 @@ use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use crate::{
-    Result, links,
+    Netlink, Result, links,
     raw::{Attributes, RawSocket, Request, attributes},
 };
 
@@ -51,7 +51,8 @@ const TRIES: usize = 64;
 
 /// Drops all that the kernel would receive from `ifname`, in the caller's network namespace. There already: no error.
 pub fn add(ifname: &str) -> Result<()> {
-    links::check_name(ifname)?;
+    // Linux 6.16 takes chains for devices that do not exist yet: a misspelt name would go unnoticed.
+    Netlink::open()?.need_link(ifname)?;
     let mut nft = Nft::open()?;
     let what =
         || format!("drop the kernel's ingress on {ifname} (needs nf_tables in the kernel, CONFIG_NF_TABLES_NETDEV)");

@@ -18,7 +18,7 @@ use crate::{
     addresses::{Address, SECONDARY},
     neighbours::NeighState,
     parse_mac,
-    routes::{PROTO_KERNEL, Route, TABLE_LOCAL, UNICAST},
+    routes::{PROTO_KERNEL, PROTO_PODPLANE, PROTO_STATIC, Route, TABLE_LOCAL, UNICAST},
     sysctl::{self, Family},
 };
 
@@ -144,6 +144,8 @@ impl Record {
     pub(super) fn without_uplink(spec: &HostPortSpec) -> Result<Self> {
         let mut routes = spec.routes.clone();
         routes.iter_mut().flat_map(|r| &mut r.hops).for_each(|h| h.index = 0);
+        // Routes of our own number are the agent's (`node_routes`), which would remove these.
+        routes.iter_mut().filter(|r| r.protocol == PROTO_PODPLANE).for_each(|r| r.protocol = PROTO_STATIC);
         let host_port = HostPortState {
             mac: spec.mac.to_string(),
             mtu: spec.mtu,

@@ -1,0 +1,326 @@
+//! Links, addresses, routes, rules, neighbours, offloads, events and ingress drop against a real kernel.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::{
+    net::IpAddr,
+    os::fd::AsFd,
+    time::{Duration, Instant},
+};
+
+use common::Space;
+use nix::poll::{PollFd, PollFlags, poll};
+use podplane_hostnet::{
+    Address, LinkChange, Mac, NeighState, Netns, Peer, Route, Rule, Veth,
+    ethtool::{Ethtool, NOT_IN_VIRTIO},
+    events::{Event, Events, Interest},
+    ingress_drop, node_routes, routes, sysctl,
+    takeover::{self, HostPortSpec},
+};
+
+fn pair(near: &mut Space, far: &mut Space) -> (u32, u32) {
+    let peer = Peer { name: "eth0", mac: Some(Mac([2, 0, 0, 0, 0, 2])), netns: Some(&far.netns) };
+    near.netlink.create_veth(&Veth { name: "v0", mac: Some(Mac([2, 0, 0, 0, 0, 1])), mtu: Some(1450), peer }).unwrap();
+    let (a, b) = (near.netlink.need_link("v0").unwrap().index, far.netlink.need_link("eth0").unwrap().index);
+    near.netlink.set_up(a, true).unwrap();
+    far.netlink.set_up(b, true).unwrap();
+    (a, b)
+}
+
+#[test]
+fn links() {
+    let (mut near, mut far) = (Space::new("near"), Space::new("far"));
+    let (a, b) = pair(&mut near, &mut far);
+    let link = near.netlink.link("v0").unwrap().unwrap();
+    assert_eq!((link.mac, link.mtu, link.up), (Some(Mac([2, 0, 0, 0, 0, 1])), 1450, true));
+    assert_eq!((link.kind.as_deref(), link.link), (Some("veth"), Some(b)));
+    assert_eq!(near.netlink.link("nope").unwrap(), None);
+    assert_eq!(near.netlink.link_by_index(9999).unwrap(), None);
+    assert!(near.netlink.link("a/b").is_err());
+    let again = Peer { name: "eth1", mac: None, netns: None };
+    let taken = near.netlink.create_veth(&Veth { name: "v0", mac: None, mtu: None, peer: again }).unwrap_err();
+    assert!(taken.is_exists(), "{taken}");
+    assert_eq!(near.netlink.link("eth1").unwrap(), None);
+
+    near.netlink.create_bridge("br0").unwrap();
+    let bridge = near.netlink.need_link("br0").unwrap();
+    let change =
+        LinkChange { master: Some(bridge.index), mtu: Some(1400), promiscuous: Some(true), ..LinkChange::default() };
+    near.netlink.change_link(a, &change).unwrap();
+    let link = near.netlink.link_by_index(a).unwrap().unwrap();
+    assert_eq!((link.master, link.mtu, link.promiscuous), (Some(bridge.index), 1400, true));
+    near.netlink.change_link(a, &LinkChange { master: Some(0), up: Some(false), ..LinkChange::default() }).unwrap();
+    near.netlink.change_link(a, &LinkChange { name: Some("renamed"), ..LinkChange::default() }).unwrap();
+    let sizes = LinkChange { gso_max_size: Some(32_000), gso_max_segs: Some(20), ..LinkChange::default() };
+    near.netlink.change_link(a, &sizes).unwrap();
+    let shown = near.sh("ip -d link show renamed");
+    assert!(shown.contains("gso_max_size 32000") && shown.contains("gso_max_segs 20"), "{shown}");
+    let to_far = LinkChange::default().into_netns(&far.netns);
+    near.netlink.change_link(a, &to_far).unwrap();
+    assert_eq!(near.netlink.link("renamed").unwrap(), None);
+    assert!(far.netlink.link("renamed").unwrap().is_some());
+    far.netlink.delete_link("renamed").unwrap();
+    far.netlink.delete_link("renamed").unwrap();
+    assert_eq!(far.netlink.link("eth0").unwrap(), None);
+}
+
+#[test]
+fn addresses_routes_rules_neighbours() {
+    let (mut near, mut far) = (Space::new("near"), Space::new("far"));
+    let (a, b) = pair(&mut near, &mut far);
+    for (space, index, v4, v6) in
+        [(&mut near, a, "10.9.0.1/24", "fd09::1/64"), (&mut far, b, "10.9.0.2/24", "fd09::2/64")]
+    {
+        for net in [v4, v6] {
+            space.netlink.add_address(&Address::new(index, net.parse().unwrap())).unwrap();
+        }
+    }
+    assert!(near.ok("ping -c1 -W2 10.9.0.2 && ping -c1 -W2 fd09::2"), "no duplicate detection to wait for");
+    let mut present = near.netlink.addresses(Some(a)).unwrap();
+    present.retain(|x| x.net == "fd09::1/64".parse().unwrap());
+    assert_eq!(present.len(), 1);
+    near.netlink.delete_address(&present[0]).unwrap();
+    near.netlink.delete_address(&present[0]).unwrap();
+    assert!(!near.sh("ip -6 addr show dev v0").contains("fd09::1"));
+
+    let gateway: IpAddr = "169.254.1.1".parse().unwrap();
+    let route = Route::new("10.77.0.0/16".parse().unwrap(), a)
+        .via(gateway, true)
+        .from_source(Some("10.9.0.1".parse().unwrap()));
+    near.netlink.add_route(&route.clone().with_mtu(Some(1400))).unwrap();
+    assert!(near.netlink.add_route(&route).unwrap_err().is_exists());
+    let shown = near.sh("ip route show 10.77.0.0/16");
+    assert_eq!(shown.trim(), "10.77.0.0/16 via 169.254.1.1 dev v0 proto 80 src 10.9.0.1 onlink mtu 1400");
+    let got = near.netlink.route_to("10.77.3.4".parse().unwrap(), None).unwrap();
+    assert_eq!(
+        (got.hops[0].gateway, got.hops[0].index, got.src),
+        (Some(gateway), a, Some("10.9.0.1".parse().unwrap()))
+    );
+    let nowhere = near.netlink.route_to("203.0.113.1".parse().unwrap(), None).unwrap_err();
+    assert_eq!(nowhere.errno(), Some(libc::ENETUNREACH), "{nowhere}");
+    near.netlink.replace_route(&Route { table: 100, ..route.clone() }).unwrap();
+    assert!(near.netlink.routes().unwrap().iter().any(|r| r.table == 100 && r.dst == route.dst));
+    near.netlink.delete_route(&route).unwrap();
+    near.netlink.delete_route(&route).unwrap();
+    assert_eq!(near.sh("ip route show 10.77.0.0/16"), "");
+    near.sh("ip route add 10.78.0.0/16 nexthop via 10.9.0.2 dev v0 weight 3 nexthop via 10.9.0.3 dev v0");
+    let all = near.netlink.routes().unwrap();
+    let multipath = all.iter().find(|r| r.dst == "10.78.0.0/16".parse().unwrap()).unwrap().clone();
+    let before = near.sh("ip route show 10.78.0.0/16");
+    near.netlink.delete_route(&multipath).unwrap();
+    near.netlink.append_route(&multipath).unwrap();
+    assert_eq!(near.sh("ip route show 10.78.0.0/16"), before);
+
+    let mut rule = Rule::new(false, 50, 100);
+    (rule.dst, rule.iif) = (Some("10.9.0.1/32".parse().unwrap()), Some("lo".into()));
+    (rule.ip_proto, rule.dports) = (Some(6), Some((30000, 32767)));
+    near.netlink.add_rule(&rule).unwrap();
+    near.netlink.add_rule(&rule).unwrap();
+    let shown = near.sh("ip rule show pref 50");
+    let wanted = "50:\tfrom all to 10.9.0.1 iif lo ipproto tcp dport 30000-32767 lookup 100 proto 80";
+    assert_eq!(shown.trim(), wanted);
+    assert!(near.netlink.rules().unwrap().contains(&rule));
+    near.netlink.delete_rule(&rule).unwrap();
+    near.netlink.delete_rule(&rule).unwrap();
+    assert_eq!(near.sh("ip rule show pref 50"), "");
+
+    near.netlink.set_permanent_neighbour(a, gateway, Mac::GATEWAY).unwrap();
+    let wanted: IpAddr = "10.9.0.2".parse().unwrap();
+    near.netlink.delete_neighbour(a, wanted).unwrap();
+    near.netlink.manage_neighbour(a, wanted).unwrap();
+    let resolved = wait(|| {
+        let all = near.netlink.neighbours(Some(a)).unwrap();
+        assert!(
+            all.iter().any(|n| n.address == gateway && n.state == NeighState::Permanent && n.mac == Some(Mac::GATEWAY))
+        );
+        all.into_iter().find(|n| n.address == wanted && n.state == NeighState::Valid)
+    });
+    assert_eq!((resolved.mac, resolved.managed), (Some(Mac([2, 0, 0, 0, 0, 2])), true));
+    near.netlink.delete_neighbour(a, wanted).unwrap();
+}
+
+fn wait<T>(mut f: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(5);
+    loop {
+        if let Some(value) = f() {
+            return value;
+        }
+        assert!(Instant::now() < end, "it did not happen within 5 s");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn events_arrive_on_a_descriptor() {
+    let (mut near, mut far) = (Space::new("near"), Space::new("far"));
+    let interest = Interest::LINKS | Interest::NEIGHBOURS | Interest::ROUTES;
+    let mut events = near.run(move || Events::subscribe(interest)).unwrap();
+    assert_eq!(events.pending().unwrap(), []);
+    let (a, _) = pair(&mut near, &mut far);
+    near.netlink.set_permanent_neighbour(a, "10.1.1.1".parse().unwrap(), Mac::GATEWAY).unwrap();
+    near.netlink.add_route(&Route::new("10.1.0.0/16".parse().unwrap(), a)).unwrap();
+    near.netlink.delete_link("v0").unwrap();
+    let (mut link, mut neighbour, mut route, mut gone) = (false, false, false, false);
+    while !(link && neighbour && route && gone) {
+        let ready = poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLIN)], 2000u16).unwrap();
+        assert_eq!(ready, 1, "link {link} neighbour {neighbour} route {route} gone {gone}");
+        for event in events.pending().unwrap() {
+            match event {
+                Event::Link(l) => link |= l.name == "v0" && l.up,
+                Event::LinkGone(l) => gone |= l.index == a,
+                Event::Neighbour(n) => neighbour |= n.mac == Some(Mac::GATEWAY),
+                Event::RoutesChanged { protocol, gone: false } => route |= protocol == routes::PROTO_PODPLANE,
+                _ => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn offloads_that_virtio_cannot_say_are_off() {
+    let (mut near, mut far) = (Space::new("near"), Space::new("far"));
+    pair(&mut near, &mut far);
+    let mut ethtool = Ethtool::open_in(&far.netns).unwrap();
+    let before = ethtool.active_features("eth0").unwrap();
+    assert!(before.iter().any(|f| f == "tx-gre-segmentation"), "{before:?}");
+    ethtool.keep_to_virtio("eth0").unwrap();
+    let after = ethtool.active_features("eth0").unwrap();
+    assert!(!after.iter().any(|f| NOT_IN_VIRTIO.contains(&f.as_str())), "{after:?}");
+    assert!(after.iter().any(|f| f == "tx-tcp-segmentation"), "TCP stays: {after:?}");
+    // A name that no kernel knows is skipped, the others are applied.
+    ethtool.set_features("eth0", &[("no-such-feature", true), ("tx-gre-segmentation", true)]).unwrap();
+    assert!(ethtool.active_features("eth0").unwrap().iter().any(|f| f == "tx-gre-segmentation"));
+    let error = ethtool.keep_to_virtio("eth9").unwrap_err();
+    assert!(error.is_not_found() && error.to_string().contains("eth9"), "{error}");
+}
+
+#[test]
+fn ingress_drop_deafens_the_kernel() {
+    let (mut near, mut far) = (Space::new("near"), Space::new("far"));
+    let (a, b) = pair(&mut near, &mut far);
+    near.netlink.add_address(&Address::new(a, "10.9.0.1/24".parse().unwrap())).unwrap();
+    far.netlink.add_address(&Address::new(b, "10.9.0.2/24".parse().unwrap())).unwrap();
+    assert!(far.ok("ping -c1 -W2 10.9.0.1"));
+    for _ in 0..2 {
+        near.run(|| ingress_drop::add("v0")).unwrap();
+    }
+    assert!(near.sh("nft list ruleset").contains("policy drop"));
+    assert!(!far.ok("ping -c1 -W1 10.9.0.1"));
+    near.sh("ip link add d1 type veth peer name d2");
+    near.run(|| ingress_drop::add("d1")).unwrap();
+    assert_eq!(near.run(|| ingress_drop::list().unwrap().len()), 2);
+    near.run(|| ingress_drop::remove("v0")).unwrap();
+    assert!(far.ok("ping -c1 -W2 10.9.0.1"));
+    assert!(near.run(|| ingress_drop::is_on("d1")).unwrap());
+    near.run(|| ingress_drop::remove("d1").and_then(|()| ingress_drop::remove("d1"))).unwrap();
+    assert_eq!(near.sh("nft list ruleset"), "", "the table goes with its last chain");
+    let error = near.run(|| ingress_drop::add("nope")).unwrap_err();
+    assert!(error.to_string().contains("nope"), "{error}");
+    assert_eq!(near.sh("nft list ruleset"), "", "nothing half-done");
+}
+
+#[test]
+fn a_chain_of_a_device_that_went_is_made_anew() {
+    let (mut near, mut far) = (Space::new("near"), Space::new("far"));
+    pair(&mut near, &mut far);
+    near.run(|| ingress_drop::add("v0")).unwrap();
+    near.netlink.delete_link("v0").unwrap();
+    let (a, b) = pair(&mut near, &mut far);
+    near.netlink.add_address(&Address::new(a, "10.9.0.1/24".parse().unwrap())).unwrap();
+    far.netlink.add_address(&Address::new(b, "10.9.0.2/24".parse().unwrap())).unwrap();
+    near.run(|| ingress_drop::add("v0")).unwrap();
+    assert!(!far.ok("ping -c1 -W1 10.9.0.1"));
+}
+
+#[test]
+fn many_processes_share_the_drop_table() {
+    let near = Space::new("near");
+    near.sh("for i in 0 1 2 3; do ip link add d$i type veth peer name e$i; done");
+    std::thread::scope(|scope| {
+        for i in 0..4 {
+            let netns = &near.netns;
+            scope.spawn(move || {
+                let name = format!("d{i}");
+                netns
+                    .run(|| {
+                        for _ in 0..15 {
+                            ingress_drop::add(&name).unwrap();
+                            assert!(ingress_drop::is_on(&name).unwrap(), "deleted under our feet");
+                            ingress_drop::remove(&name).unwrap();
+                        }
+                    })
+                    .unwrap();
+            });
+        }
+    });
+    assert_eq!(near.sh("nft list ruleset"), "");
+}
+
+#[test]
+fn namespaces() {
+    let space = Space::new("ns");
+    assert!(Netns::list("pp-hostnet-ns").unwrap().contains(&space.name));
+    assert!(Netns::create(&space.name).is_err(), "the name is taken");
+    assert!(Netns::create("../evil").is_err());
+    let here = Netns::current().unwrap();
+    assert!(!here.same_as(&space.netns).unwrap());
+    assert!(space.run(|| Netns::current().unwrap()).same_as(&space.netns).unwrap());
+    assert!(Netns::open("/etc/hostname").is_err(), "not a namespace");
+    let folder = tempfile::tempdir().unwrap();
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink(space.netns.path(), &link).unwrap();
+    assert!(Netns::open(&link).is_ok());
+    assert!(Netns::open_nofollow(&link).is_err(), "a link is not followed");
+    assert!(Netns::open_nofollow("/proc/self/ns/net").is_ok());
+    assert!(space.run(|| sysctl::get(sysctl::Family::V4, "lo", "rp_filter")).unwrap().is_some());
+}
+
+#[test]
+fn node_routes_touch_only_what_differs() {
+    let mut space = Space::new("routes");
+    let state = tempfile::tempdir().unwrap();
+    let missing = node_routes::ensure(&mut space.netlink, &Default::default()).unwrap_err();
+    assert!(missing.is_not_found(), "{missing}");
+    let spec = HostPortSpec {
+        mac: Mac([2, 0, 0, 0, 0, 9]),
+        mtu: 1500,
+        addresses: vec!["192.0.2.10/24".parse().unwrap(), "2001:db8::10/64".parse().unwrap()],
+        routes: vec![Route::new("0.0.0.0/0".parse().unwrap(), 0).via("192.0.2.1".parse().unwrap(), false)],
+    };
+    let facts = space.run(|| takeover::create_host_port(&spec, state.path())).unwrap();
+    assert_eq!((facts.uplink, facts.mac, facts.mtu), (None, spec.mac, 1500));
+    let again = space.run(|| takeover::create_host_port(&spec, state.path())).unwrap();
+    assert_eq!(again.host_port_index, facts.host_port_index, "made once");
+    assert!(space.sh("ip route show default").contains("via 192.0.2.1 dev podplane0"));
+
+    let mut wanted = node_routes::NodeRoutes {
+        prefixes: ["10.244.0.0/24", "10.244.1.0/24", "fd00:1::/64", "fd00:2::/64"].map(|p| p.parse().unwrap()).to_vec(),
+        source_v4: Some("192.0.2.10".parse().unwrap()),
+        source_v6: Some("2001:db8::10".parse().unwrap()),
+        mtu: Some(1450),
+    };
+    let changed = node_routes::ensure(&mut space.netlink, &wanted).unwrap();
+    assert_eq!((changed.set, changed.removed, changed.neighbours), (4, 0, 2));
+    assert_eq!(node_routes::ensure(&mut space.netlink, &wanted).unwrap(), Default::default());
+    let shown = space.sh("ip route get 10.244.1.7; ip -6 route get fd00:2::7; ip neigh show dev podplane0");
+    assert!(shown.contains("via 169.254.1.1 dev podplane0 src 192.0.2.10"), "{shown}");
+    assert!(shown.contains("via fe80::1 dev podplane0") && shown.contains("src 2001:db8::10"), "{shown}");
+    assert!(shown.contains("fe80::1 lladdr 02:50:50:00:00:01 PERMANENT"), "{shown}");
+
+    wanted.prefixes.remove(1);
+    wanted.prefixes.push("10.244.9.0/24".parse().unwrap());
+    space.sh(
+        "ip route del 10.244.0.0/24; ip neigh del 169.254.1.1 dev podplane0; ip route add 10.250.0.0/16 dev podplane0",
+    );
+    let changed = node_routes::ensure(&mut space.netlink, &wanted).unwrap();
+    assert_eq!((changed.set, changed.removed, changed.neighbours), (2, 1, 1));
+    wanted.source_v4 = None;
+    let changed = node_routes::ensure(&mut space.netlink, &wanted).unwrap();
+    assert_eq!((changed.set, changed.removed), (2, 0));
+    node_routes::remove_all(&mut space.netlink).unwrap();
+    assert_eq!(space.sh("ip route show proto 80; ip -6 route show proto 80"), "");
+    assert!(space.sh("ip route").contains("10.250.0.0/16"), "not ours");
+    assert_eq!(space.run(|| takeover::restore(state.path())).unwrap(), takeover::Restored::GivenBack);
+    assert_eq!(space.sh("nft list ruleset; ip link | grep podplane || true"), "");
+}
