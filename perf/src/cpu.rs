@@ -1,0 +1,76 @@
+//! CPU time of the whole machine, and whether others load it.
+//!
+//! What softirqs and helper threads do is charged by the kernel to whichever thread they interrupt or to nobody that a
+//! process's own counters show, so a comparison with a kernel path takes the machine's busy time: nothing hides there.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// The machine's CPU time in ticks since boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Machine {
+    busy: u64,
+    total: u64,
+}
+
+/// Clock ticks a second (`USER_HZ`), fixed on Linux for x86-64.
+const TICKS: f64 = 100.0;
+
+impl Machine {
+    /// Now.
+    pub fn now() -> Result<Machine> {
+        Machine::parse(&fs::read_to_string("/proc/stat").context("reading /proc/stat")?)
+    }
+
+    fn parse(stat: &str) -> Result<Machine> {
+        let line = stat.lines().next().context("/proc/stat is empty")?;
+        let fields: Vec<u64> = line.split_whitespace().skip(1).filter_map(|f| f.parse().ok()).collect();
+        let [user, nice, system, idle, iowait, irq, softirq, steal, ..] = fields[..] else {
+            bail!("/proc/stat has an unknown form: {line}")
+        };
+        let busy = user + nice + system + irq + softirq + steal;
+        Ok(Machine { busy, total: busy + idle + iowait })
+    }
+
+    /// Busy CPU-seconds since `before`.
+    pub fn busy_since(&self, before: &Machine) -> f64 {
+        (self.busy - before.busy) as f64 / TICKS
+    }
+
+    /// The busy part of all cores since `before`, 0 to 1.
+    pub fn load_since(&self, before: &Machine) -> f64 {
+        (self.busy - before.busy) as f64 / ((self.total - before.total) as f64).max(1.0)
+    }
+}
+
+/// Waits for a second in which others leave the machine alone; an error that says how loaded it stayed.
+pub fn wait_quiet(within: Duration) -> Result<()> {
+    let deadline = Instant::now() + within;
+    loop {
+        let before = Machine::now()?;
+        std::thread::sleep(Duration::from_secs(1));
+        let load = Machine::now()?.load_since(&before);
+        if load < 0.10 {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            bail!("no result: others keep {:.0} % of this machine busy", load * 100.0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_line_is_understood() {
+        let before = Machine::parse("cpu  100 0 50 800 50 0 10 0 0 0\ncpu0 1").unwrap();
+        let after = Machine::parse("cpu  150 0 60 830 50 0 20 0 0 0\ncpu0 1").unwrap();
+        assert!((after.busy_since(&before) - 0.7).abs() < 1e-9);
+        assert!((after.load_since(&before) - 0.7).abs() < 1e-9);
+        assert!(Machine::parse("intr 1").is_err());
+    }
+}
