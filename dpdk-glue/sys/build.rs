@@ -73,7 +73,7 @@ fn bindings(flags: &[String], out: &Path) {
             .header("shim/shim.h")
             .clang_args(flags)
             .allowlist_function("(rte|shim)_.*")
-            .allowlist_type("rte_.*")
+            .allowlist_type("(rte|shim)_.*")
             .allowlist_var("(rte|RTE|shim|SHIM)_.*")
             .blocklist_item("rte_atomic.*")
             // Packed structures that hold aligned ones, which Rust refuses (E0588).

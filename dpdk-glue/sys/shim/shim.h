@@ -26,8 +26,14 @@ uint64_t shim_tsc(void);
 
 struct rte_mbuf *shim_pktmbuf_alloc(struct rte_mempool *pool);
 int shim_pktmbuf_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **mbufs, unsigned int count);
+/* Returns to their rings what the calling lcore holds in the caches of all mempools. */
+void shim_flush_caches(void);
+
 void shim_pktmbuf_free(struct rte_mbuf *mbuf);
 void shim_pktmbuf_attach(struct rte_mbuf *indirect, struct rte_mbuf *direct);
+
+/* l2_len, l3_len, l4_len and tso_segsz as C reads them, 16 bits each: a test holds the Rust layout against it. */
+uint64_t shim_tso_fields(const struct rte_mbuf *mbuf);
 
 /* One burst through DPDK's own inline functions: what the Rust bursts are measured against. */
 uint16_t shim_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
