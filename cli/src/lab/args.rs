@@ -49,6 +49,14 @@ pub enum Verb {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
+    /// Start a node's process again, ending it first where it still runs.
+    Restart {
+        /// Which.
+        process: NodeProcess,
+        /// The node's number, from 1.
+        #[arg(long)]
+        node: u8,
+    },
     /// Create or replace the objects of a file, as `kubectl apply` would.
     Apply {
         /// YAML or JSON; - for standard input.
@@ -61,6 +69,15 @@ pub enum Verb {
         #[arg(short)]
         file: PathBuf,
     },
+}
+
+/// The processes of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum NodeProcess {
+    /// podplane-dataplane.
+    Dataplane,
+    /// podplane-agent.
+    Agent,
 }
 
 /// What to do with pods.

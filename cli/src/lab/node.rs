@@ -8,7 +8,7 @@ use podplane_api::AgentClient;
 use podplane_config::link;
 use serde_json::{Value, json};
 
-use super::args::Uplink;
+use super::args::{NodeProcess, Uplink};
 use super::net::{add_netns, ip_batch, plug, sysctl};
 use super::state::Lab;
 use super::{objects, process};
@@ -170,6 +170,22 @@ pub fn start_agent(lab: &Lab, node: u8) -> Result<()> {
 pub fn wait_agent(lab: &Lab, node: u8, within: Duration) -> Result<()> {
     let client = AgentClient::new(lab.run_dir(node)?.join("agent.sock"));
     process::wait_ready(lab, &agent(node), within, || client.status().is_ok_and(|status| status.ready))
+}
+
+/// Starts one of the node's processes again and waits until it works.
+pub fn restart(lab: &Lab, node: u8, which: NodeProcess) -> Result<()> {
+    match which {
+        NodeProcess::Dataplane => {
+            process::stop(lab, &[dataplane(node)])?;
+            start_dataplane(lab, node)?;
+            wait_dataplane(lab, node)
+        }
+        NodeProcess::Agent => {
+            process::stop(lab, &[agent(node)])?;
+            start_agent(lab, node)?;
+            wait_agent(lab, node, START)
+        }
+    }
 }
 
 /// Whether the node's first configuration is in force.

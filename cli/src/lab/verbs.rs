@@ -35,6 +35,7 @@ pub fn run(args: &LabArgs) -> Result<()> {
             let netns = open()?.node_netns(*node)?;
             exec(&netns, command)
         }
+        Verb::Restart { process, node } => node::restart(&open()?, *node, *process),
         Verb::Apply { file } => pod::apply_file(&open()?, file),
         Verb::Delete { file } => pod::delete_file(&open()?, file),
     }
