@@ -88,14 +88,17 @@ impl EalConfig {
             Hugepages::Required if enough => true,
             Hugepages::Required => return Err(self.no_hugepages(free_mib)),
         };
-        let mut args = vec![self.program.clone(), "--in-memory".to_owned(), "--no-telemetry".to_owned()];
+        let mut args = vec![self.program.clone(), "--no-telemetry".to_owned()];
         args.push("--lcores".to_owned());
         args.push(self.lcores.clone().unwrap_or_else(|| format!("0@({})", cpu_list(&allowed_cpus()))));
         args.extend(["-m".to_owned(), self.memory_mib.to_string()]);
         args.push(format!("--log-level={}", self.log_level));
-        if !hugepages {
-            args.extend(["--no-huge".to_owned(), "--iova-mode=va".to_owned()]);
-        }
+        // DPDK refuses --in-memory with --no-huge (which is a "legacy" memory mode); --no-shconf is what is left of it.
+        args.extend(
+            if hugepages { &["--in-memory"][..] } else { &["--no-huge", "--no-shconf", "--iova-mode=va"] }
+                .iter()
+                .map(|a| (*a).to_owned()),
+        );
         match &self.pci {
             Pci::Off => args.push("--no-pci".to_owned()),
             Pci::Allow(devices) if devices.is_empty() => args.push("--no-pci".to_owned()),

@@ -110,7 +110,7 @@ impl RxQueue {
     pub fn enable_interrupt(&mut self) -> Result<(), DevError> {
         // SAFETY: the port and queue exist.
         let ret = unsafe { dpdk_sys::rte_eth_dev_rx_intr_enable(self.shared.id, self.queue) };
-        self.shared.check(ret, "arming the receive interrupt")
+        self.shared.check(self.always_armed(ret), "arming the receive interrupt")
     }
 
     /// Disarms the interrupt, and clears it.
@@ -127,7 +127,12 @@ impl RxQueue {
                 }
             }
         }
-        self.shared.check(ret, "disarming the receive interrupt")
+        self.shared.check(self.always_armed(ret), "disarming the receive interrupt")
+    }
+
+    /// Drivers such as net_tap give a descriptor that tells of packets by itself, and nothing to arm it with.
+    fn always_armed(&self, ret: i32) -> i32 {
+        if ret == -libc::ENOTSUP && self.fd.is_some() { 0 } else { ret }
     }
 }
 

@@ -116,8 +116,7 @@ impl Mbuf {
         true
     }
 
-    /// Copies `dst.len()` bytes from `offset` on, across segments. `false`: the packet ends before; `dst` is then
-    /// unspecified.
+    /// Copies `dst.len()` bytes from `offset` on, across segments. `false`: the packet ends before; `dst` is unchanged.
     pub fn copy_to(&self, offset: usize, dst: &mut [u8]) -> bool {
         let mut at = 0;
         self.for_each_slice(offset, dst.len(), |run| {
@@ -127,12 +126,15 @@ impl Mbuf {
     }
 
     /// Calls `f` with each contiguous run of the bytes `offset .. offset + len`, in order. `false`: the packet ends
-    /// before; `f` may have seen a part.
+    /// before; `f` was not called.
     #[inline]
     pub fn for_each_slice(&self, mut offset: usize, mut len: usize, mut f: impl FnMut(&[u8])) -> bool {
+        if offset.checked_add(len).is_none_or(|end| end > self.pkt_len()) {
+            return false;
+        }
         for segment in self.segments() {
             if len == 0 {
-                return true;
+                break;
             }
             let Some(rest) = segment.get(offset..).filter(|rest| !rest.is_empty()) else {
                 offset -= segment.len();
@@ -143,7 +145,7 @@ impl Mbuf {
             len -= run.len();
             offset = 0;
         }
-        len == 0 && offset == 0
+        true
     }
 
     /// Makes the first `n` bytes lie in the first segment, by moving bytes of later segments into its tailroom.
