@@ -9,6 +9,7 @@ pub mod fib;
 pub mod flow;
 pub mod mem;
 pub mod quota;
+pub mod reasm;
 pub mod wheel;
 
 /// Milliseconds of a coarse monotonic clock; wraps after 49 days, so compare by wrapping difference only.
