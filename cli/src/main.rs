@@ -1,7 +1,12 @@
 //! `podplane`: the operator's command.
+#![forbid(unsafe_code)]
 
 mod lab;
 mod output;
+mod see;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -9,18 +14,39 @@ use clap::{Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(name = "podplane", version = podplane_version::line())]
 struct Cli {
+    /// The folder with the sockets of the node's processes.
+    #[arg(long, global = true, default_value = "/run/podplane")]
+    run_dir: PathBuf,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Show the node at one glance; exit status 1 where it does not work.
+    Status(see::SeeArgs),
+    /// Show the ports and their counters.
+    Ports(see::SeeArgs),
+    /// Show which packets were dropped, where and why.
+    Drops(see::SeeArgs),
     /// A cluster of namespaces on this machine, for demos, CI and tests.
     Lab(lab::LabArgs),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
-        Command::Lab(args) => lab::run(&args),
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match &cli.command {
+        Command::Status(args) => see::status(&cli.run_dir, args),
+        Command::Ports(args) => see::ports(&cli.run_dir, args).map(|()| true),
+        Command::Drops(args) => see::drops(&cli.run_dir, args).map(|()| true),
+        Command::Lab(args) => lab::run(args).map(|()| true),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("podplane: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use podplane_tests::{Lab, eventually, succeed};
-use serde_json::Value;
 
 /// Packets that a node dropped for a reason, over all ports and workers.
 fn drops(lab: &Lab, node: u8, reason: &str) -> u64 {
     let answer = lab.ask(node, "drops");
     let rows = answer["drops"].as_array().expect("drops").clone();
-    rows.iter().filter(|row| row["reason"] == Value::from(reason)).filter_map(|row| row["packets"].as_u64()).sum()
+    rows.iter().filter(|row| row["reason"].as_str() == Some(reason)).filter_map(|row| row["packets"].as_u64()).sum()
 }
 
 /// Sends frames from a pod's eth0; `frames` is a Python expression of a list of bytes, with `me` and `gw` the MACs.
