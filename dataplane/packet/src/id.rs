@@ -61,6 +61,12 @@ impl TryFrom<u32> for Vni {
 }
 
 impl Vni {
+    /// The identifier in three bytes as they stand in a packet; none can be too large.
+    #[inline]
+    pub const fn from_be_bytes(b: [u8; 3]) -> Vni {
+        Vni(u32::from_be_bytes([0, b[0], b[1], b[2]]))
+    }
+
     /// The number, host byte order.
     #[inline]
     pub const fn get(self) -> u32 {

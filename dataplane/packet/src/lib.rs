@@ -2,8 +2,13 @@
 //!
 //! This crate knows no device, no allocator and no operating system: everything above it (tables, pipeline)
 //! is therefore tested, fuzzed and measured without DPDK.
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(any(test, feature = "testing")), no_std)]
 #![forbid(unsafe_code)]
 
 pub mod buf;
+pub mod checksum;
 pub mod id;
+pub mod parse;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod wire;

@@ -1,0 +1,69 @@
+//! The IPv6 header and its extension headers.
+
+use super::{Addrs, Fragment, Kind, ParseError, Parsed, transport};
+use crate::wire::ipv6::{ChainError, FRAGMENT_LEN, IPV6_LEN, is_extension, walk};
+use crate::wire::{array, be16};
+
+#[inline]
+pub(super) fn parse(head: &[u8], mut p: Parsed) -> Result<Parsed, ParseError> {
+    let l3 = usize::from(p.l3_off);
+    let room = p.l3_len as usize;
+    let bytes = &head[l3..];
+    let Some(h) = bytes.first_chunk::<IPV6_LEN>() else {
+        return Err(if room > bytes.len() { ParseError::HeadersSplit } else { ParseError::Ipv6Truncated });
+    };
+    if h[0] >> 4 != 6 {
+        return Err(ParseError::Ipv6BadVersion);
+    }
+    let total = IPV6_LEN + usize::from(be16(h, 4));
+    if total > room {
+        return Err(ParseError::Ipv6ExceedsFrame);
+    }
+    p.kind = Kind::Ipv6;
+    p.l3_len = total as u32;
+    p.l4_off = (l3 + IPV6_LEN) as u16;
+    p.payload_off = p.l4_off;
+    p.proto = h[6];
+    p.tos = h[0] << 4 | h[1] >> 4;
+    p.ttl = h[7];
+    p.df = true;
+    p.addrs = Addrs::V6 { src: array::<16>(h, 8).into(), dst: array::<16>(h, 24).into() };
+    if is_extension(p.proto) {
+        extensions(head, &mut p)?;
+        if p.fragment.is_some_and(|f| !f.is_first()) {
+            return Ok(p);
+        }
+    }
+    transport(head, &mut p)?;
+    Ok(p)
+}
+
+#[cold]
+fn extensions(head: &[u8], p: &mut Parsed) -> Result<(), ParseError> {
+    let (start, end) = (usize::from(p.l4_off), p.frame_len());
+    let chain = walk(p.proto, &head[start..end.min(head.len())]).map_err(|e| match e {
+        ChainError::Truncated { .. } if end > head.len() => ParseError::HeadersSplit,
+        ChainError::Truncated { in_fragment: true } => ParseError::FragmentSplitsTransport,
+        ChainError::Truncated { in_fragment: false } => ParseError::Ipv6ExtensionTruncated,
+        ChainError::TooMany => ParseError::Ipv6TooManyExtensions,
+        ChainError::Misplaced => ParseError::Ipv6ExtensionMisplaced,
+    })?;
+    if chain.source_routed {
+        return Err(ParseError::Ipv6SourceRoute);
+    }
+    // At most MAX_EXTENSIONS + 1 headers of 2,048 bytes: within 16 bits.
+    p.l4_off = (start + chain.offset) as u16;
+    p.payload_off = p.l4_off;
+    p.proto = chain.protocol;
+    if let Some(f) = chain.fragment.filter(|f| !f.is_atomic()) {
+        let data_off = start + f.at + FRAGMENT_LEN;
+        let len = end - data_off;
+        // What the whole packet's payload length would be (RFC 8200 section 4.5).
+        let whole = f.at + usize::from(f.offset) + len;
+        if len == 0 || f.more && !len.is_multiple_of(8) || whole > 65535 {
+            return Err(ParseError::FragmentMalformed);
+        }
+        p.fragment = Some(Fragment { offset: f.offset, more: f.more, id: f.id, data_off: data_off as u16 });
+    }
+    Ok(())
+}

@@ -1,0 +1,9 @@
+//! For tests, here and above: a buffer over vectors, and frames made the slow and obvious way.
+
+mod frames;
+mod strategies;
+mod vecbuf;
+
+pub use frames::{FrameSpec, Ip, Transport, naive_sum, naive_transport_checksum};
+pub use strategies::{any_bytes, frame_spec, gso_spec, mutated, segmented, spec_of};
+pub use vecbuf::VecBuf;
