@@ -1,1 +1,3 @@
 //! Podplane's dataplane process.
+
+pub mod ports;

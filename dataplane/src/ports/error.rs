@@ -18,7 +18,9 @@ pub enum OpenError {
         name: String,
     },
     /// Not allowed to open packet sockets.
-    #[error("opening {name} needs CAP_NET_RAW and CAP_NET_ADMIN: run the dataplane as root or give it both capabilities")]
+    #[error(
+        "opening {name} needs CAP_NET_RAW and CAP_NET_ADMIN: run the dataplane as root or give it both capabilities"
+    )]
     NotPermitted {
         /// The interface.
         name: String,
@@ -67,16 +69,12 @@ pub enum OpenError {
         /// The kernel's answer.
         source: io::Error,
     },
-    /// DPDK refused the device.
-    #[error("device {name}: {action} failed: {reason}; {cure}")]
+    /// DPDK refused the device; its own error says what to do.
+    #[error("ethdev {name}: {source}")]
     Device {
-        /// The device arguments or name.
+        /// The device arguments.
         name: String,
-        /// What was attempted.
-        action: &'static str,
         /// DPDK's answer.
-        reason: String,
-        /// What to do.
-        cure: &'static str,
+        source: dpdk_glue::ethdev::DevError,
     },
 }

@@ -9,13 +9,17 @@
 //! | [`PortIo::Kernel`] | veth, or any kernel interface, by our AF_PACKET driver | the home's end; an uplink: every end | every end |
 //! | [`PortIo::Ethdev`] | a DPDK device by its arguments | as many ends as it has queues | every end, or the home's ([`TxFrom`]) |
 
-mod buffers;
+pub(crate) mod buffers;
+pub(crate) mod cut;
 mod error;
 mod ethdev;
 mod gro;
+mod inner;
 mod opener;
 mod pkt;
 mod queue;
+mod soft;
+mod sum;
 
 pub mod afpacket;
 
@@ -29,7 +33,7 @@ pub use queue::TxQueue;
 use std::os::fd::BorrowedFd;
 
 use arrayvec::ArrayVec;
-use podplane_packet::id::Mac;
+use podplane_packet::id::{Mac, WorkerId};
 use podplane_pipeline::counters::WorkerCounters;
 
 /// How many packets are received or sent at once: the pipeline's.
@@ -58,8 +62,8 @@ pub struct PortFacts {
 pub enum TxFrom {
     /// Every worker, by its own end.
     Any,
-    /// The home alone; other workers hand their packets over to it.
-    Home,
+    /// One worker alone; others hand their packets over to it.
+    Home(WorkerId),
 }
 
 /// Whether a port's device can carry packets.

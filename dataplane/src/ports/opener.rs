@@ -96,13 +96,7 @@ impl PortOpener {
     ///
     /// # Errors
     /// DPDK knows no such device, or refused its configuration; see [`OpenError`].
-    pub fn open_ethdev(
-        &self,
-        port: PortId,
-        devargs: &str,
-        role: Role,
-        pools: &Pools,
-    ) -> Result<OpenedPort, OpenError> {
+    pub fn open_ethdev(&self, port: PortId, devargs: &str, role: Role, pools: &Pools) -> Result<OpenedPort, OpenError> {
         let (facts, shared, ends) = EthdevPort::open(port, devargs, role, self.workers, pools)?;
         Ok(OpenedPort {
             facts,

@@ -61,6 +61,12 @@ impl TxQueue {
         self.packets.get(index)
     }
 
+    /// The packet at `index` from the front, to be completed (its length must stay).
+    #[inline]
+    pub(super) fn get_mut(&mut self, index: usize) -> Option<&mut Pkt> {
+        self.packets.get_mut(index)
+    }
+
     /// How many packets wait.
     #[inline]
     pub fn len(&self) -> usize {
