@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::eal::Eal;
 use crate::errno::Errno;
@@ -14,6 +15,14 @@ thread_local! {
     static CURRENT: Cell<u32> = const { Cell::new(NONE) };
 }
 
+/// Threads that have caches, EAL's main lcore among them.
+static LCORES: AtomicU32 = AtomicU32::new(0);
+
+/// Whether a thread other than the calling one has caches.
+pub(crate) fn others() -> bool {
+    LCORES.load(Ordering::Acquire) > u32::from(current() != NONE)
+}
+
 /// The calling thread's lcore number, or [`NONE`].
 #[inline(always)]
 pub(crate) fn current() -> u32 {
@@ -24,6 +33,7 @@ pub(crate) fn current() -> u32 {
 pub(crate) fn adopt_current() {
     // SAFETY: reads a thread-local variable of libdpdk.
     CURRENT.set(unsafe { dpdk_sys::shim_lcore_id() });
+    LCORES.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Notes that EAL has ended.
@@ -101,6 +111,8 @@ impl Drop for Lcore {
             dpdk_sys::rte_thread_unregister();
         }
         CURRENT.set(NONE);
+        // Whoever sees this sees all that the thread did to its caches.
+        LCORES.fetch_sub(1, Ordering::Release);
     }
 }
 

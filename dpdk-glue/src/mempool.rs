@@ -10,6 +10,7 @@ use dpdk_sys::rte_mempool;
 
 use crate::eal::Eal;
 use crate::errno::Errno;
+use crate::lcore;
 use crate::mbuf::{Mbuf, MbufRepr, PrivateArea, RawMbuf};
 
 /// The backend: a ring whose producers and consumers tolerate preemption of one another (relaxed tail sync).
@@ -71,7 +72,9 @@ pub enum PoolError {
     },
 }
 
-/// A pool of buffers. Cheap to clone; any thread may allocate and free, lcores by their cache.
+/// A pool of buffers. Cheap to clone; any thread may allocate and free, lcores by their cache. The last handle gives
+/// the memory back if all buffers are in the pool and, of a pool with caches, no other thread is an lcore any more;
+/// otherwise the pool stays until the process ends.
 #[derive(Clone, Debug)]
 pub struct Mempool(Arc<Inner>);
 
@@ -79,6 +82,8 @@ pub struct Mempool(Arc<Inner>);
 struct Inner {
     pool: NonNull<rte_mempool>,
     capacity: u32,
+    /// Lcores have caches.
+    cached: bool,
     _eal: Eal,
 }
 
@@ -103,7 +108,7 @@ impl Mempool {
         let Some(pool) = NonNull::new(pool) else { return Err(config.error(Errno::last())) };
         // SAFETY: the pool was just made with private areas of this size, and no buffer of it is in use.
         unsafe { dpdk_sys::rte_mempool_obj_iter(pool.as_ptr(), Some(init_private::<T>), std::ptr::null_mut()) };
-        Ok(Self(Arc::new(Inner { pool, capacity: config.count, _eal: eal.clone() })))
+        Ok(Self(Arc::new(Inner { pool, capacity: config.count, cached: config.cache != 0, _eal: eal.clone() })))
     }
 
     /// Takes one empty buffer, with the default headroom. `None`: the pool is empty.
@@ -158,9 +163,12 @@ impl Mempool {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // SAFETY: the pool lives. With no buffer in use and no handle left, nothing can reach it any more.
+        // DPDK counts a buffer as back in a cache before it has written it there, so another lcore may still be at it
+        // (the ring counts it last). It cannot begin anew: that would take a buffer or a handle.
+        let settled = !self.cached || !lcore::others();
+        // SAFETY: the pool lives. With no buffer in use, none on its way and no handle left, nothing can reach it.
         unsafe {
-            if dpdk_sys::rte_mempool_in_use_count(self.pool.as_ptr()) == 0 {
+            if settled && dpdk_sys::rte_mempool_in_use_count(self.pool.as_ptr()) == 0 {
                 dpdk_sys::rte_mempool_free(self.pool.as_ptr());
             } else {
                 // A buffer outside would come back to freed memory: keep the pool, and EAL with it.
