@@ -1,1 +1,31 @@
-fn main() {}
+//! `podplane-cni`: executed by the container runtime with `CNI_*` in the environment and the configuration on stdin.
+#![forbid(unsafe_code)]
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+const USAGE: &str =
+    "podplane-cni is a CNI plugin: a container runtime executes it, with CNI_COMMAND and its companions in \
+the environment and the network configuration on stdin.
+To try it by hand use cnitool, or `podplane lab`. A configuration looks like this:
+  {\"cniVersion\": \"1.1.0\", \"name\": \"podplane\", \"plugins\": [{\"type\": \"podplane-cni\"}]}";
+
+fn main() -> ExitCode {
+    if std::env::args().skip(1).any(|argument| argument == "--version" || argument == "-V") {
+        println!("podplane-cni {}", podplane_version::line());
+        return ExitCode::SUCCESS;
+    }
+    if std::env::var_os("CNI_COMMAND").is_none() {
+        eprintln!("{USAGE}\nCNI versions: {}\npodplane-cni {}", podplane_cni::supported(), podplane_version::line());
+        return ExitCode::FAILURE;
+    }
+    let outcome = podplane_cni::run(&|name| std::env::var(name).ok(), &mut io::stdin().lock());
+    // The answer is written at once; a runtime that closed the pipe gets the exit code at least.
+    let written = io::stdout().write_all(outcome.stdout.as_bytes()).and_then(|()| io::stdout().flush());
+    if let Some(message) = &outcome.failure {
+        eprintln!("podplane-cni: {message}");
+    }
+    if outcome.failure.is_none() && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

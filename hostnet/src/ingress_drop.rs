@@ -89,33 +89,44 @@ pub fn add(ifname: &str) -> Result<()> {
 /// Lets the kernel receive from `ifname` again; the table goes with its last chain. Not there: no error.
 pub fn remove(ifname: &str) -> Result<()> {
     links::check_name(ifname)?;
-    let what = || format!("end the ingress drop on {ifname}");
+    remove_where(&|| format!("end the ingress drop on {ifname}"), &mut |name| Ok(name == ifname)).map(drop)
+}
+
+/// Removes the chains of devices that `ours` says yes to and that do not exist (any more); returns their names.
+pub fn remove_orphans(ours: impl Fn(&str) -> bool) -> Result<Vec<String>> {
+    let mut netlink = Netlink::open()?;
+    let what = || "remove the ingress drops of devices that are gone".to_string();
+    remove_where(&what, &mut |name| Ok(ours(name) && netlink.link(name)?.is_none()))
+}
+
+/// Removes the chains that `doomed` says yes to, provided that nobody changed the ruleset since it was read.
+fn remove_where(what: &dyn Fn() -> String, doomed: &mut dyn FnMut(&str) -> Result<bool>) -> Result<Vec<String>> {
     let mut nft = Nft::open()?;
-    let mut last = None;
-    for _ in 0..TRIES {
+    let mut tries = 0;
+    loop {
         let generation = nft.generation()?;
-        let present = match chains(&mut nft) {
-            Ok(names) => names,
-            Err(e) => {
-                last = Some(e);
-                continue;
+        let present = chains(&mut nft)?;
+        let mut names = Vec::new();
+        for name in &present {
+            if doomed(name)? {
+                names.push(name.clone());
             }
-        };
-        if !present.iter().any(|name| name == ifname) {
-            return Ok(());
         }
-        let mut changes = vec![change(NFT_MSG_DELCHAIN, 0, &chain_name(ifname))];
-        if present.len() == 1 {
+        if names.is_empty() {
+            return Ok(names);
+        }
+        let mut changes: Vec<Change> = names.iter().map(|n| change(NFT_MSG_DELCHAIN, 0, &chain_name(n))).collect();
+        if present.len() == names.len() {
             changes.push(change(NFT_MSG_DELTABLE, 0, &table_name()));
         }
-        match nft.commit(&what, Some(generation), changes) {
-            Ok(()) => return Ok(()),
-            // ERESTART (85): the ruleset changed since the generation was read.
-            Err(e) if e.errno() == Some(libc::ERESTART) || e.is_not_found() => last = Some(e),
+        tries += 1;
+        match nft.commit(what, Some(generation), changes) {
+            Ok(()) => return Ok(names),
+            // The ruleset changed since its generation was read, or the chains went with another process.
+            Err(e) if (e.errno() == Some(libc::ERESTART) || e.is_not_found()) && tries < TRIES => {}
             Err(e) => return Err(e),
         }
     }
-    last.map_or(Ok(()), Err)
 }
 
 /// Whether the kernel's ingress of `ifname` is dropped.

@@ -40,6 +40,8 @@ pub struct Link {
     pub kind: Option<String>,
     /// Index of the peer or lower device (`IFLA_LINK`), in that device's own namespace.
     pub link: Option<u32>,
+    /// Alias, a free text.
+    pub alias: Option<String>,
 }
 
 /// A veth pair to be made.
@@ -255,6 +257,7 @@ pub(crate) fn link_of(message: RouteNetlinkMessage) -> Option<Link> {
         master: None,
         kind: None,
         link: None,
+        alias: None,
     };
     for attribute in message.attributes {
         match attribute {
@@ -263,6 +266,7 @@ pub(crate) fn link_of(message: RouteNetlinkMessage) -> Option<Link> {
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Controller(index) => link.master = Some(index),
             LinkAttribute::Link(index) => link.link = Some(index),
+            LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
             LinkAttribute::LinkInfo(infos) => {
                 link.kind = infos.into_iter().find_map(|info| match info {
                     LinkInfo::Kind(kind) => Some(kind.to_string()),
