@@ -4,7 +4,9 @@ mod args;
 
 pub use args::{EalConfig, Hugepages, Pci};
 
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CStr, CString, OsStr, c_char, c_int};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -82,6 +84,7 @@ impl Eal {
             return Err(EalError::Init { args: plan.args, errno, hint: hint(errno) });
         }
         lcore::adopt_current();
+        remove_runtime_dir();
         Ok(Self(Arc::new(Started { warnings: plan.warnings, hugepages: plan.hugepages })))
     }
 
@@ -115,6 +118,20 @@ impl Drop for Started {
 pub fn dpdk_version() -> String {
     // SAFETY: returns a string of static lifetime.
     unsafe { CStr::from_ptr(dpdk_sys::rte_version()) }.to_string_lossy().into_owned()
+}
+
+/// Removes the folder that EAL makes for its files even when it is to have none, and its parent if that is empty too.
+fn remove_runtime_dir() {
+    // SAFETY: returns a string that lives as long as the process.
+    let dir = unsafe { CStr::from_ptr(dpdk_sys::rte_eal_get_runtime_dir()) };
+    let dir = Path::new(OsStr::from_bytes(dir.to_bytes()));
+    // Both fail, as they should, where something is inside; then other processes of DPDK or arguments of the caller's
+    // account for it.
+    if std::fs::remove_dir(dir).is_ok()
+        && let Some(parent) = dir.parent()
+    {
+        let _ = std::fs::remove_dir(parent);
+    }
 }
 
 fn hint(errno: Errno) -> &'static str {

@@ -89,6 +89,8 @@ impl EalConfig {
             Hugepages::Required => return Err(self.no_hugepages(free_mib)),
         };
         let mut args = vec![self.program.clone(), "--no-telemetry".to_owned()];
+        // A name of our own, so that the folder that EAL makes for it can be removed (remove_runtime_dir).
+        args.push(format!("--file-prefix=podplane-{}", std::process::id()));
         args.push("--lcores".to_owned());
         args.push(self.lcores.clone().unwrap_or_else(|| format!("0@({})", cpu_list(&allowed_cpus()))));
         args.extend(["-m".to_owned(), self.memory_mib.to_string()]);

@@ -63,6 +63,8 @@ fn starts_once(eal: &Eal) {
     assert!(dpdk_glue::dpdk_version().starts_with("DPDK "));
     assert!(!eal.has_hugepages());
     assert!(eal.warnings()[0].contains("nr_hugepages"), "the cure is missing: {:?}", eal.warnings());
+    let runtime = format!("/var/run/dpdk/podplane-{}", std::process::id());
+    assert!(!std::path::Path::new(&runtime).exists(), "EAL left {runtime}");
     assert!(matches!(Eal::init(&EalConfig::default()), Err(EalError::AlreadyStarted)));
 }
 
