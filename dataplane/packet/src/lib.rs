@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod buf;
+pub mod build;
 pub mod checksum;
 pub mod id;
 pub mod parse;
