@@ -43,8 +43,9 @@ const MUCH_USED: &str = "
 
 const SNAPSHOT: &str = "
     ip -d link show | grep -v qdisc | sed 's/^/link /'; ip -o link show up0 | grep -o '<.*>'
-    for i in $(ls /sys/class/net); do ip addr show dev $i | grep -v qdisc | sed \"s/^/addr $i /\"; done
-    for i in $(ls /sys/class/net); do ip neigh show dev $i nud permanent | sed \"s/^/neigh $i /\"; done
+    for i in $(ls /proc/sys/net/ipv4/conf | grep -v -e all -e default); do
+        ip addr show dev $i | grep -v qdisc | sed \"s/^/addr $i /\"; ip neigh show dev $i nud permanent | sed \"s/^/neigh $i /\"
+    done
     ip -4 route show table all; ip -6 route show table all; ip rule; ip -6 rule; nft list ruleset
     grep -H . /proc/sys/net/ipv4/conf/*/* /proc/sys/net/ipv6/conf/*/* 2>/dev/null || true";
 
@@ -93,7 +94,14 @@ impl Node {
 
     /// All that iproute2, sysctl and nft say about the node, as a set of lines (the kernel's order of equals may differ).
     fn snapshot(&self) -> BTreeSet<String> {
-        self.node.sh(SNAPSHOT).lines().map(|l| l.trim_end().to_string()).collect()
+        let lines: BTreeSet<String> = self.node.sh(SNAPSHOT).lines().map(|l| l.trim_end().to_string()).collect();
+        // An observer that sees nothing would find everything unchanged.
+        for wanted in
+            ["addr other0     inet 198.51.100.1/24", "neigh", "default", "link ", "/proc/sys/net/ipv6/conf/up0"]
+        {
+            assert!(lines.iter().any(|l| l.starts_with(wanted)), "{wanted}: {lines:#?}");
+        }
+        lines
     }
 
     fn assert_as(&self, before: &BTreeSet<String>, when: &str) {
