@@ -1,5 +1,7 @@
 //! Every reason for which a packet is dropped. Names are stable: dashboards and people rely on them.
 
+use podplane_packet::parse::ParseError;
+
 /// Declares the reasons once: variant, stable name, what it means and what to do.
 macro_rules! reasons {
     ($($variant:ident $name:literal $explain:literal;)*) => {
@@ -41,6 +43,33 @@ macro_rules! reasons {
 }
 
 reasons! {
+    FrameTooShort "frame-too-short" "The frame is shorter than an Ethernet header.";
+    VlanTruncated "vlan-truncated" "An 802.1Q tag is cut short.";
+    VlanTooDeep "vlan-too-deep" "More than two 802.1Q tags.";
+    ArpMalformed "arp-malformed" "An ARP packet is cut short, or not for IPv4 over Ethernet.";
+    Ipv4Truncated "ipv4-truncated" "The frame ends within the IPv4 header.";
+    Ipv4BadVersion "ipv4-bad-version" "The EtherType says IPv4, the version field does not.";
+    Ipv4BadHeaderLength "ipv4-bad-header-length" "An IPv4 header length below 20 bytes.";
+    Ipv4BadTotalLength "ipv4-bad-total-length" "An IPv4 total length below the header length.";
+    Ipv4ExceedsFrame "ipv4-exceeds-frame" "The IPv4 total length goes beyond the frame.";
+    Ipv4BadChecksum "ipv4-bad-checksum" "The IPv4 header checksum is wrong.";
+    Ipv4BadOption "ipv4-bad-option" "An IPv4 option contradicts its own length.";
+    Ipv4SourceRoute "ipv4-source-route" "IPv4 source routing (refused, RFC 7126 section 4.3).";
+    Ipv6Truncated "ipv6-truncated" "The frame ends within the IPv6 header.";
+    Ipv6BadVersion "ipv6-bad-version" "The EtherType says IPv6, the version field does not.";
+    Ipv6ExceedsFrame "ipv6-exceeds-frame" "The IPv6 payload length goes beyond the frame.";
+    Ipv6ExtensionTruncated "ipv6-extension-truncated" "The chain of IPv6 extension headers is cut short.";
+    Ipv6TooManyExtensions "ipv6-too-many-extensions" "Too many IPv6 extension headers.";
+    Ipv6ExtensionMisplaced "ipv6-extension-misplaced" "An IPv6 extension header stands where it may not.";
+    Ipv6SourceRoute "ipv6-source-route" "An IPv6 type 0 routing header (refused, RFC 5095).";
+    FragmentMalformed "fragment-malformed" "A fragment with an impossible offset or length, or one over the TCP header (RFC 1858).";
+    FragmentSplitsTransport "fragment-splits-transport" "A first fragment without the whole transport header (RFC 7112, RFC 1858).";
+    L4Truncated "l4-truncated" "The packet ends within its transport header.";
+    TcpBadOffset "tcp-bad-offset" "A TCP data offset below 20 bytes.";
+    UdpBadLength "udp-bad-length" "A UDP length below 8 or beyond the packet.";
+    HeadersSplit "headers-split" "The headers go beyond the buffer's first segment: a fault of the receiving port driver.";
+    IcmpQuoteMalformed "icmp-quote-malformed" "An ICMP error does not quote enough of a packet to know its flow.";
+
     UnknownPort "unknown-port" "The packet came in by a port that the configuration in force does not know: the pod was removed, or is not configured yet.";
     NotConfigured "not-configured" "Routed traffic arrived before the agent sent this node's configuration: check that podplane-agent runs.";
 
@@ -87,16 +116,20 @@ reasons! {
     NoBuffers "no-buffers" "The buffer pool is exhausted: give the dataplane more hugepages.";
 
     FragmentOverlap "fragment-overlap" "Fragments of one packet overlap; the whole packet is refused (RFC 5722, RFC 8900).";
-    FragmentTooMany "fragment-too-many" "More fragments, or a longer packet, than virtual reassembly allows.";
-    FragmentTableFull "fragment-table-full" "Too many packets are being reassembled at once.";
+    FragmentDuplicate "fragment-duplicate" "An exact duplicate of a fragment.";
+    FragmentTooLong "fragment-too-long" "Fragments add up to more than an IP packet holds.";
+    FragmentEndConflict "fragment-end-conflict" "Fragments disagree on where their packet ends.";
+    FragmentTooMany "fragment-too-many" "One packet has more fragments than are allowed.";
+    FragmentTableFull "fragment-table-full" "Too many fragmented packets at once.";
+    FragmentPortLimit "fragment-port-limit" "Too many fragmented packets of this port at once.";
+    FragmentHeldFull "fragment-held-full" "Too many fragments wait for their first one.";
+    FragmentPortHeldFull "fragment-port-held-full" "Too many fragments of this port wait for their first one.";
     FragmentTimeout "fragment-timeout" "A held fragment whose first fragment did not come in time.";
-    FragmentMalformed "fragment-malformed" "A fragment with an impossible offset or length, or one that splits the transport header (RFC 8200, RFC 7112).";
 
     IcmpForGateway "icmp-for-gateway" "ICMP to a gateway address other than an echo request.";
     GatewayNoService "gateway-no-service" "A packet for a gateway address, which offers nothing but echo.";
     IcmpTypeUnsupported "icmp-type-unsupported" "An ICMP message other than echo and errors.";
     IcmpErrorWithoutFlow "icmp-error-without-flow" "An ICMP error about a packet of no known flow.";
-    IcmpErrorMalformed "icmp-error-malformed" "An ICMP error that does not embed enough of a packet to know its flow.";
 
     PolicyDenied "policy-denied" "Denied by policy.";
     FlowTableFull "flow-table-full" "The worker's flow table is full; established flows go on.";
@@ -109,7 +142,55 @@ reasons! {
 
     TxQueueFull "tx-queue-full" "The egress port's queue is full: its reader is slower than its senders.";
     TxDevice "tx-device" "The egress device refused the packet.";
+    BadOffload "bad-offload" "The packet's offload metadata contradicts its bytes: a fault of the receiving port driver, or a hostile guest.";
     RxTruncated "rx-truncated" "The receiving device delivered the packet cut short or with offload metadata that contradicts its bytes.";
+}
+
+/// Maps each parse error to the reason of the same name.
+macro_rules! parse_errors {
+    ($($variant:ident)*) => {
+        impl From<ParseError> for DropReason {
+            fn from(e: ParseError) -> DropReason {
+                match e { $(ParseError::$variant => DropReason::$variant,)* }
+            }
+        }
+
+        impl DropReason {
+            /// Whether the reason is that the packet's bytes make no packet.
+            pub const fn is_parse_error(self) -> bool {
+                matches!(self, $(DropReason::$variant)|*)
+            }
+        }
+    };
+}
+
+parse_errors! {
+    FrameTooShort
+    VlanTruncated
+    VlanTooDeep
+    ArpMalformed
+    Ipv4Truncated
+    Ipv4BadVersion
+    Ipv4BadHeaderLength
+    Ipv4BadTotalLength
+    Ipv4ExceedsFrame
+    Ipv4BadChecksum
+    Ipv4BadOption
+    Ipv4SourceRoute
+    Ipv6Truncated
+    Ipv6BadVersion
+    Ipv6ExceedsFrame
+    Ipv6ExtensionTruncated
+    Ipv6TooManyExtensions
+    Ipv6ExtensionMisplaced
+    Ipv6SourceRoute
+    FragmentMalformed
+    FragmentSplitsTransport
+    L4Truncated
+    TcpBadOffset
+    UdpBadLength
+    HeadersSplit
+    IcmpQuoteMalformed
 }
 
 #[cfg(test)]
@@ -133,5 +214,13 @@ mod tests {
             assert!(r.explain().ends_with('.'), "{} is no sentence", r.name());
         }
         assert_eq!(DropReason::from_name("other"), None);
+    }
+
+    #[test]
+    fn parse_errors_have_a_reason_each() {
+        let reasons: HashSet<_> = ParseError::ALL.iter().map(|e| DropReason::from(*e)).collect();
+        assert_eq!(reasons.len(), ParseError::ALL.len());
+        let all: HashSet<_> = DropReason::ALL.iter().copied().filter(|r| r.is_parse_error()).collect();
+        assert_eq!(all, reasons);
     }
 }

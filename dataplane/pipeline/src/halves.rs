@@ -1,14 +1,293 @@
-//! Messages between workers about the two half-entries of a connection.
+//! The two halves of a connection: messages between the workers that own them, and the end of a flow.
+//!
+//! No worker reads or writes another's entries. The initiator's half owns the lifetime of both: when its timer fires
+//! and its own packets have ceased, it asks the other half's owner when that was last seen ([`Msg::Query`]) and either
+//! goes on or retires the pair. A message to the replies' half names it by its key and by the reference of the
+//! initiator's half (worker, slot, sequence), so it can never hit another connection; a message back names the
+//! initiator's half by that reference.
+//!
+//! In the table, `peer` of the replies' half is that reference; `peer` of the initiator's half says in `worker` who owns
+//! the replies' half and repeats its own slot and sequence, for it never learns the other's slot.
+//!
+//! Every message but [`Msg::Push`] may be lost to a full queue: whoever waits for an answer asks again, and the owner
+//! of a half that does not exist says so.
 
-/// One message, opaque to whoever carries it. Plain data, `Send`, about two cache lines long.
+use podplane_packet::id::WorkerId;
+use podplane_tables::flow::{Action, Addr, Entry, EntryState, Flags, Half, HalfRef, Key, Slot, TimeoutClass, V4, V6};
+use podplane_tables::mem::Pod;
+use podplane_tables::wheel::Look;
+use podplane_tables::{VtepIndex, reached};
+
+use crate::drop::DropReason;
+use crate::env::{Env, Millis};
+use crate::flows::{Family, Flows};
+use crate::timeouts::{LOOK, RETRY, TIMEOUTS, class, learn};
+
+/// How many flows one call of housekeeping looks at.
+const LOOKS: usize = 256;
+
+/// One message, opaque to whoever carries it. Plain data, two or three cache lines long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HalfMsg {
-    pub(crate) from: podplane_packet::id::WorkerId,
+    pub(crate) from: WorkerId,
+    pub(crate) body: Body,
 }
 
 impl HalfMsg {
     /// Who sent it.
-    pub fn from(&self) -> podplane_packet::id::WorkerId {
+    pub fn from(&self) -> WorkerId {
         self.from
     }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Body {
+    V4(Msg<V4>),
+    V6(Msg<V6>),
+    /// The underlay's path to a peer is narrower than our uplink.
+    Pmtu {
+        vtep: VtepIndex,
+        /// Which of the index's successive users.
+        since: u32,
+        /// The longest IP packet inside the tunnel.
+        mtu: u16,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Msg<A: Addr> {
+    /// Creator to owner: install this half; its `peer` is the creator's.
+    Push(Half<A>),
+    /// Owner to creator: the half could not be installed.
+    Refused(HalfRef),
+    /// Initiator to owner: when did you see a packet last?
+    Query { key: Key<A>, creator: HalfRef },
+    /// Owner to initiator: so long ago, and this is remembered.
+    Seen { creator: HalfRef, age: Millis, flags: Flags },
+    /// Owner to initiator: there is no such half.
+    Gone(HalfRef),
+    /// Initiator to owner: free your half.
+    Retire { key: Key<A>, creator: HalfRef },
+    /// Owner to initiator: it is freed.
+    Retired(HalfRef),
+}
+
+/// Sends a message that may be lost.
+fn post<A: Family, E: Env>(env: &mut E, me: WorkerId, to: WorkerId, msg: Msg<A>) -> bool
+where
+    Entry<A>: Pod,
+{
+    env.push_half(to, HalfMsg { from: me, body: A::wrap(msg) }).is_ok()
+}
+
+/// Sends a half to its owner.
+///
+/// # Errors
+/// The queue is full.
+pub(crate) fn push<A: Family, E: Env>(env: &mut E, me: WorkerId, to: WorkerId, half: Half<A>) -> Result<(), DropReason>
+where
+    Entry<A>: Pod,
+{
+    if post(env, me, to, Msg::Push(half)) { Ok(()) } else { Err(DropReason::HalfQueueFull) }
+}
+
+/// Takes one message.
+pub(crate) fn receive<A: Family, E: Env>(flows: &mut Flows, env: &mut E, from: WorkerId, msg: Msg<A>)
+where
+    Entry<A>: Pod,
+{
+    let me = flows.me;
+    let now = env.now();
+    let (part, quota) = A::of(flows);
+    match msg {
+        Msg::Push(half) => {
+            // The creator is who sent it: anything else would be answered to the wrong worker.
+            let Some(creator) = half.peer.filter(|p| p.worker == from) else { return };
+            if part.install(me, &half, quota).is_err() {
+                post(env, me, from, Msg::<A>::Refused(creator));
+            }
+        }
+        Msg::Query { key, creator } => {
+            let found = part.belonging(&key, creator).and_then(|slot| part.table.get(slot));
+            let answer = match found {
+                Some(e) => Msg::Seen { creator, age: now.wrapping_sub(e.last_seen()), flags: e.flags() },
+                None => Msg::Gone(creator),
+            };
+            post::<A, E>(env, me, from, answer);
+        }
+        Msg::Retire { key, creator } => {
+            if let Some(slot) = part.belonging(&key, creator) {
+                part.free(slot, quota);
+            }
+            post(env, me, from, Msg::<A>::Retired(creator));
+        }
+        Msg::Refused(half) => refuse::<A>(flows, half, now),
+        Msg::Seen { creator, age, flags } => seen::<A, E>(flows, env, from, creator, age, flags),
+        Msg::Gone(half) | Msg::Retired(half) => {
+            if let Some(slot) = part.table.resolve(half).filter(|_| half.worker == me) {
+                let reply = part.table.get(slot).is_some_and(|e| e.flags().has(Flags::REPLY));
+                if !reply {
+                    part.free(slot, quota);
+                }
+            }
+        }
+    }
+}
+
+/// Turns the initiator's half into a cached drop.
+fn refuse<A: Family>(flows: &mut Flows, half: HalfRef, now: Millis)
+where
+    Entry<A>: Pod,
+{
+    let (part, quota) = A::of(flows);
+    let Some(slot) = part.table.resolve(half) else { return };
+    let Some(entry) = part.table.get(slot) else { return };
+    if entry.state() != EntryState::Live || !entry.flags().has(Flags::INITIATOR) {
+        return;
+    }
+    let mut denied = entry.half();
+    denied.verdict.action = Action::Drop(DropReason::FlowRefused as u8);
+    denied.class = TimeoutClass::Deny;
+    denied.peer = None;
+    denied.last_seen = now;
+    if part.table.replace(slot, &denied, quota).is_ok() {
+        part.arm(slot, now.wrapping_add(TIMEOUTS.of(TimeoutClass::Deny)));
+    }
+}
+
+/// The other half's answer to a query.
+fn seen<A: Family, E: Env>(flows: &mut Flows, env: &mut E, from: WorkerId, creator: HalfRef, age: Millis, other: Flags)
+where
+    Entry<A>: Pod,
+{
+    let (me, now) = (flows.me, env.now());
+    let (part, _) = A::of(flows);
+    let Some(slot) = part.table.resolve(creator).filter(|_| creator.worker == me) else { return };
+    let Some(entry) = part.table.get_mut(slot) else { return };
+    if entry.state() != EntryState::Live || !entry.flags().has(Flags::INITIATOR) {
+        return;
+    }
+    let deadline = merge(entry, now.wrapping_sub(age), other);
+    if !reached(now, deadline) {
+        part.arm(slot, soonest(now, deadline));
+        return;
+    }
+    retire(part, env, me, from, slot);
+}
+
+/// Takes over what the other half knows; returns when the flow ends if nothing more comes.
+fn merge<A: Addr>(entry: &mut Entry<A>, other_seen: Millis, other: Flags) -> Millis {
+    if reached(other_seen, entry.last_seen()) {
+        entry.touch(other_seen);
+    }
+    let flags = learn(entry.flags(), other);
+    let class = class(entry.key().proto, flags);
+    entry.set_flags(flags);
+    entry.set_class(class);
+    entry.last_seen().wrapping_add(TIMEOUTS.of(class))
+}
+
+fn soonest(now: Millis, deadline: Millis) -> Millis {
+    let look = now.wrapping_add(LOOK);
+    if reached(look, deadline) { deadline } else { look }
+}
+
+/// Takes the initiator's half out of the table and has the other one freed; the slot waits for the acknowledgement.
+fn retire<A: Family, E: Env>(part: &mut crate::flows::Part<A>, env: &mut E, me: WorkerId, to: WorkerId, slot: Slot)
+where
+    Entry<A>: Pod,
+{
+    part.table.retire(slot);
+    ask_to_free(&part.table, env, me, to, slot);
+    part.arm(slot, env.now().wrapping_add(RETRY));
+}
+
+fn ask_to_free<A: Family, E: Env>(
+    table: &podplane_tables::flow::FlowTable<A>,
+    env: &mut E,
+    me: WorkerId,
+    to: WorkerId,
+    slot: Slot,
+) where
+    Entry<A>: Pod,
+{
+    if let (Some(entry), Some(creator)) = (table.get(slot), table.half_ref(me, slot)) {
+        post(env, me, to, Msg::Retire { key: reply_key(entry), creator });
+    }
+}
+
+/// The key of the replies' half. Its zone is that of the place where this direction leads.
+fn reply_key<A: Addr>(entry: &Entry<A>) -> Key<A> {
+    entry.key().reversed(reply_zone(entry.flags()))
+}
+
+/// Flag bits that hold the zone of the replies' key.
+const ZONE_SHIFT: u32 = Flags::FIRST_FREE_BIT + 2;
+
+/// Remembers in an initiator's half in which zone its replies come.
+pub(crate) const fn with_reply_zone(flags: Flags, zone: u8) -> Flags {
+    Flags(flags.0 | (zone as u16 & 3) << ZONE_SHIFT)
+}
+
+const fn reply_zone(flags: Flags) -> u8 {
+    (flags.0 >> ZONE_SHIFT) as u8 & 3
+}
+
+/// Looks at the flows whose time may have come. Bounded.
+pub(crate) fn expire<A: Family, E: Env>(flows: &mut Flows, env: &mut E)
+where
+    Entry<A>: Pod,
+{
+    let (me, now) = (flows.me, env.now());
+    let (part, quota) = A::of(flows);
+    let crate::flows::Part { table, wheel } = part;
+    wheel.run(now, LOOKS, |index| {
+        let Some(slot) = Slot::from_index(index) else { return Look::Done };
+        let Some(entry) = table.get_mut(slot) else { return Look::Done };
+        let half = entry.half();
+        if half.flags.has(Flags::REPLY) {
+            return Look::Done;
+        }
+        let other = half.peer.map(|p| p.worker);
+        if let (EntryState::Retired, Some(other)) = (entry.state(), other) {
+            ask_to_free(table, env, me, other, slot);
+            return Look::Again(now.wrapping_add(RETRY));
+        }
+        let deadline = half.last_seen.wrapping_add(TIMEOUTS.of(half.class));
+        let idle = now.wrapping_sub(half.last_seen);
+        if !reached(now, deadline) && idle < LOOK {
+            return Look::Again(soonest(now, deadline));
+        }
+        let Some(other) = other else {
+            // A cached drop, or a half without another.
+            if !reached(now, deadline) {
+                return Look::Again(soonest(now, deadline));
+            }
+            table.free(slot, quota);
+            return Look::Done;
+        };
+        let key = reply_key(entry);
+        let Some(creator) = table.half_ref(me, slot) else { return Look::Done };
+        if other != me {
+            post::<A, E>(env, me, other, Msg::Query { key, creator });
+            return Look::Again(now.wrapping_add(if reached(now, deadline) { RETRY } else { LOOK }));
+        }
+        let reply = table
+            .find(&key, table.hash(&key))
+            .filter(|s| table.get(*s).is_some_and(|e| e.peer() == Some(creator) && e.flags().has(Flags::REPLY)));
+        let known = reply.and_then(|s| table.get(s)).map(|e| (e.last_seen(), e.flags()));
+        let Some(entry) = table.get_mut(slot) else { return Look::Done };
+        let deadline = match known {
+            Some((seen, flags)) => merge(entry, seen, flags),
+            None => deadline,
+        };
+        if !reached(now, deadline) {
+            return Look::Again(soonest(now, deadline));
+        }
+        if let Some(reply) = reply {
+            table.free(reply, quota);
+        }
+        table.free(slot, quota);
+        Look::Done
+    });
 }

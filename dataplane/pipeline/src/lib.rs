@@ -6,11 +6,23 @@
 
 pub mod counters;
 pub mod drop;
+mod ecn;
 pub mod engine;
 pub mod env;
+mod flows;
+pub mod graph;
 pub mod halves;
+mod headers;
+mod limiter;
+mod nodes;
+mod owner;
 pub mod pass;
+mod pmtu;
+#[cfg(feature = "testing")]
+pub mod sim;
 pub mod snapshot;
+mod timeouts;
+mod world;
 
 pub use drop::DropReason;
 pub use engine::{Engine, EngineConfig};

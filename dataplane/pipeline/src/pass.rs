@@ -12,6 +12,11 @@ impl Pass {
         Pass(())
     }
 
+    /// For another piece of the packet that this one lets go.
+    pub(crate) const fn for_fragment(&self) -> Pass {
+        Pass(())
+    }
+
     /// For what the gateway itself says (ARP, ND, echo replies, ICMP errors), to whoever caused it.
     pub(crate) const fn gateway_reply() -> Pass {
         Pass(())

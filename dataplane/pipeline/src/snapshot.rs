@@ -3,154 +3,53 @@
 //! Control describes what it wants as plain data ([`SnapshotConfig`]) and compiles it, naming the snapshot in force as
 //! the previous one. Compiling checks everything that a worker would otherwise have to distrust.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+mod compile;
+mod config;
+mod vtep;
 
-use podplane_packet::id::{Mac, PortId, Vni, WorkerId};
-use thiserror::Error;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use podplane_packet::id::{Mac, PortId, Vni};
+use podplane_tables::VtepIndex;
+use podplane_tables::changed::ChangedCells;
+use podplane_tables::fib::{Fib, NextHop};
+
+pub use config::{LocalConfig, PeerConfig, PortClass, PortEntry, Prefix, SnapshotConfig, SnapshotError};
+pub use vtep::Vtep;
 
 /// The UDP port of VXLAN (RFC 7348 section 5).
 pub const VXLAN_PORT: u16 = 4789;
 /// The smallest MTU that carries IPv6 (RFC 8200 section 5).
 pub const MIN_MTU: u16 = 1280;
+/// The gateway of every pod's IPv4 routes.
+pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// The gateway of every pod's IPv6 routes.
+pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
-/// Index of a peer node's VTEP in a snapshot; the same VTEP keeps its index from one snapshot to the next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct VtepId(pub u16);
-
-impl VtepId {
-    /// How many peers a node can have.
-    pub const MAX: usize = 16 * 1024;
-
-    /// The index as tables want it.
-    #[inline]
-    pub const fn index(self) -> usize {
-        self.0 as usize
-    }
-}
-
-/// What a port leads to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PortClass {
-    /// The other nodes.
-    Uplink,
-    /// The node's own network stack.
-    Host,
-    /// A pod.
-    Pod,
-}
-
-/// A port as workers see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PortEntry {
-    /// What it leads to.
-    pub kind: PortClass,
-    /// The worker that receives from it and owns its packets. Never changes while the port lives; control picks it.
-    /// Without meaning for the uplink, which every worker receives from.
-    pub home: WorkerId,
-    /// The Ethernet address behind the port: the pod's, the node's own (host port), the uplink's.
-    pub mac: Mac,
-    /// The pod's IPv4 address. `None` for uplink and host port.
-    pub v4: Option<Ipv4Addr>,
-    /// The pod's IPv6 address. `None` for uplink and host port.
-    pub v6: Option<Ipv6Addr>,
-    /// The longest IP packet that may leave by the port, in bytes.
-    pub mtu: u16,
-    /// Distinguishes successive users of one index: control gives each new attachment another value.
-    pub incarnation: u32,
-}
-
-/// A range of addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Prefix {
-    /// An address of the range; host bits are ignored.
-    pub addr: IpAddr,
-    /// The length in bits, 0 to 32 or 128.
-    pub len: u8,
-}
-
-/// This node, as control wants it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LocalConfig {
-    /// Our VTEP: one of `addresses`.
+/// This node, compiled.
+#[derive(Clone, Debug)]
+pub struct Local {
+    /// Our VTEP.
     pub vtep: IpAddr,
-    /// All addresses of the node.
-    pub addresses: Vec<IpAddr>,
-    /// The node's pod ranges, at most one of each family.
-    pub pod_cidrs: Vec<Prefix>,
     /// The VXLAN network.
     pub vni: Vni,
+    /// Our address in the IPv4 pod range (network + 1): the source of ICMP errors.
+    pub gateway_v4: Option<Ipv4Addr>,
+    /// The same of IPv6.
+    pub gateway_v6: Option<Ipv6Addr>,
     /// The pods' MTU in bytes.
     pub pod_mtu: u16,
+    /// The uplink's MAC: the source of what we encapsulate.
+    pub uplink_mac: Mac,
 }
 
-/// Another node, as control wants it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerConfig {
-    /// Its VTEP, of the family of ours.
-    pub vtep: IpAddr,
-    /// All its addresses, the VTEP included or not.
-    pub addresses: Vec<IpAddr>,
-    /// Its pod ranges.
-    pub pod_cidrs: Vec<Prefix>,
-    /// The MAC of the next hop towards the VTEP, as the node's kernel resolved it. `None`: not (yet) known.
-    pub next_hop: Option<Mac>,
-}
-
-/// Everything that a snapshot is compiled from.
-#[derive(Clone, Debug, Default)]
-pub struct SnapshotConfig {
-    /// How many workers forward packets: homes are below it.
-    pub workers: u8,
-    /// The ports. Without configuration from the agent: uplink and host port.
-    pub ports: Vec<(PortId, PortEntry)>,
-    /// This node. `None` before the agent was heard: only uplink and host port are joined, at L2.
-    pub local: Option<LocalConfig>,
-    /// The other nodes.
-    pub peers: Vec<PeerConfig>,
-}
-
-/// Why a configuration cannot be compiled.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum SnapshotError {
-    /// More ports than [`PortId::MAX`], or an index beyond it.
-    #[error("port {0:?} is beyond the {max} ports of a node", max = PortId::MAX)]
-    PortOutOfRange(PortId),
-    /// Two ports of one index.
-    #[error("port {0:?} is given twice")]
-    PortTwice(PortId),
-    /// Index 0 must be the uplink, 1 the host port, the others pods.
-    #[error("port {0:?} has the class {1:?}: index 0 is the uplink, 1 the host port, all others are pods")]
-    PortClass(PortId, PortClass),
-    /// A home that is no worker.
-    #[error("port {0:?} has the home {1:?}, but there are {2} workers")]
-    Home(PortId, WorkerId, u8),
-    /// No worker, or more than [`WorkerId::MAX`].
-    #[error("{0} workers: 1 to {max} are possible", max = WorkerId::MAX)]
-    Workers(u8),
-    /// A pod port without addresses, or another port with addresses.
-    #[error("port {0:?}: a pod has one or two addresses, the uplink and the host port have none")]
-    PortAddresses(PortId),
-    /// An MTU below [`MIN_MTU`] (pods, when IPv6 is used) or below 576.
-    #[error("MTU {1} of {0} is too small: at least {min} bytes are needed", min = MIN_MTU)]
-    Mtu(String, u16),
-    /// An address that two users claim.
-    #[error("address {0} is claimed twice")]
-    AddressTwice(IpAddr),
-    /// An address that no unicast packet may carry.
-    #[error("address {0} cannot be a node's, a pod's or a VTEP's")]
-    AddressInvalid(IpAddr),
-    /// A prefix whose length exceeds the family's, or that two nodes claim.
-    #[error("pod range {0:?} is malformed, overlaps another node's, or leaves no address for the node")]
-    PrefixInvalid(Prefix),
-    /// The local VTEP is not among the node's addresses.
-    #[error("our VTEP {0} is not one of the node's addresses")]
-    VtepNotLocal(IpAddr),
-    /// A peer whose VTEP has another family than ours.
-    #[error("the VTEP {0} is not of the family of ours, {1}")]
-    VtepFamily(IpAddr, IpAddr),
-    /// More peers than [`VtepId::MAX`].
-    #[error("more than {max} peers", max = VtepId::MAX)]
-    TooManyPeers,
+/// The parts of a configuration that changes are found in.
+#[derive(Debug, Default)]
+struct Wanted {
+    local: Option<LocalConfig>,
+    /// Addresses and ranges of each peer by the index of its VTEP.
+    peers: Vec<Option<(Vec<IpAddr>, Vec<Prefix>)>>,
 }
 
 /// One generation of compiled configuration.
@@ -158,67 +57,67 @@ pub enum SnapshotError {
 pub struct Snapshot {
     generation: u32,
     workers: u8,
+    seed: [u64; 2],
     ports: Box<[Option<PortEntry>]>,
+    local: Option<Local>,
+    vteps: Box<[Option<Vtep>]>,
+    fib: Fib,
+    /// What the routes were built from, to be compared with the next snapshot's.
+    wanted: Wanted,
+    changed: Arc<ChangedCells>,
 }
 
 impl Snapshot {
-    /// Compiles a configuration. `previous` is the snapshot in force: indices of VTEPs are kept, the generation is one
-    /// higher, and **what changed is stamped in the cells that both share**, so the result must be published before
-    /// another is compiled.
-    ///
-    /// # Errors
-    /// [`SnapshotError`]: what is wrong. Nothing is stamped then.
-    pub fn compile(config: &SnapshotConfig, previous: Option<&Snapshot>) -> Result<Snapshot, SnapshotError> {
-        if config.workers == 0 || usize::from(config.workers) > WorkerId::MAX {
-            return Err(SnapshotError::Workers(config.workers));
-        }
-        let generation = previous.map_or(1, |p| p.generation + 1);
-        Ok(Snapshot { generation, workers: config.workers, ports: Self::ports(config)? })
-    }
-
-    fn ports(config: &SnapshotConfig) -> Result<Box<[Option<PortEntry>]>, SnapshotError> {
-        let mut ports: Vec<Option<PortEntry>> = Vec::new();
-        for &(id, entry) in &config.ports {
-            if id.index() >= PortId::MAX {
-                return Err(SnapshotError::PortOutOfRange(id));
-            }
-            if ports.len() <= id.index() {
-                ports.resize(id.index() + 1, None);
-            }
-            let class = match id {
-                PortId::UPLINK => PortClass::Uplink,
-                PortId::HOST => PortClass::Host,
-                _ => PortClass::Pod,
-            };
-            if class != entry.kind {
-                return Err(SnapshotError::PortClass(id, entry.kind));
-            }
-            if entry.home.0 >= config.workers {
-                return Err(SnapshotError::Home(id, entry.home, config.workers));
-            }
-            if (entry.v4.is_some() || entry.v6.is_some()) != (class == PortClass::Pod) {
-                return Err(SnapshotError::PortAddresses(id));
-            }
-            if ports[id.index()].replace(entry).is_some() {
-                return Err(SnapshotError::PortTwice(id));
-            }
-        }
-        Ok(ports.into_boxed_slice())
-    }
-
     /// Which generation this is; counts up from 1.
+    #[inline]
     pub fn generation(&self) -> u32 {
         self.generation
     }
 
     /// How many workers forward packets.
+    #[inline]
     pub fn workers(&self) -> u8 {
         self.workers
+    }
+
+    /// This node, once the agent has said what it is.
+    #[inline]
+    pub fn local(&self) -> Option<&Local> {
+        self.local.as_ref()
     }
 
     /// A port, if there is one of that index.
     #[inline]
     pub fn port(&self, id: PortId) -> Option<&PortEntry> {
         self.ports.get(id.index())?.as_ref()
+    }
+
+    /// A peer's VTEP, if the index is in use.
+    #[inline]
+    pub fn vtep(&self, id: VtepIndex) -> Option<&Vtep> {
+        self.vteps.get(id.index())?.as_ref()
+    }
+
+    /// The key of the hash that spreads packets over workers.
+    #[inline]
+    pub(crate) fn seed(&self) -> [u64; 2] {
+        self.seed
+    }
+
+    /// The indices of VTEPs and what they stand for.
+    pub fn vteps(&self) -> impl Iterator<Item = (VtepIndex, &Vtep)> {
+        self.vteps.iter().enumerate().filter_map(|(i, v)| Some((VtepIndex(i as u16), v.as_ref()?)))
+    }
+
+    /// Where an address leads. `None`: nowhere that we know.
+    #[inline]
+    pub fn route(&self, dst: IpAddr) -> Option<NextHop> {
+        self.fib.lookup(dst)
+    }
+
+    /// The cells that say when something last changed.
+    #[inline]
+    pub fn changed(&self) -> &ChangedCells {
+        &self.changed
     }
 }

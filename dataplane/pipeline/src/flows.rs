@@ -1,0 +1,218 @@
+//! A worker's flows: one table, one timer wheel per family, one account of quotas.
+
+use podplane_packet::id::{PortId, WorkerId};
+use podplane_tables::flow::{
+    Action, Addr, Entry, Flags, FlowConfig, FlowError, FlowHash, FlowTable, Half, HalfRef, InsertError, Key, Slot, V4,
+    V6,
+};
+use podplane_tables::mem::{Pod, Want};
+use podplane_tables::quota::Quota;
+use podplane_tables::wheel::Wheel;
+
+use crate::drop::DropReason;
+use crate::env::{BURST, Millis};
+use crate::halves::{Body, Msg};
+use crate::world::AnyKey;
+
+/// Buckets of the wheel, as a power of two: 1,024 of 128 ms, a horizon of 131 s.
+const BUCKET_BITS: u32 = 10;
+const TICK_SHIFT: u32 = 7;
+
+/// The flows of one family.
+#[derive(Debug)]
+pub(crate) struct Part<A: Addr>
+where
+    Entry<A>: Pod,
+{
+    pub(crate) table: FlowTable<A>,
+    pub(crate) wheel: Wheel,
+}
+
+/// All flows of a worker.
+#[derive(Debug)]
+pub(crate) struct Flows {
+    pub(crate) me: WorkerId,
+    pub(crate) v4: Part<V4>,
+    pub(crate) v6: Part<V6>,
+    pub(crate) quota: Quota,
+}
+
+/// Chooses the part of a family.
+pub(crate) trait Family: Addr
+where
+    Entry<Self>: Pod,
+{
+    /// Its part, and the quotas that both share.
+    fn of(flows: &mut Flows) -> (&mut Part<Self>, &mut Quota);
+    /// A message as workers send it to each other.
+    fn wrap(msg: Msg<Self>) -> Body;
+}
+
+impl Family for V4 {
+    fn of(flows: &mut Flows) -> (&mut Part<V4>, &mut Quota) {
+        (&mut flows.v4, &mut flows.quota)
+    }
+
+    fn wrap(msg: Msg<V4>) -> Body {
+        Body::V4(msg)
+    }
+}
+
+impl Family for V6 {
+    fn of(flows: &mut Flows) -> (&mut Part<V6>, &mut Quota) {
+        (&mut flows.v6, &mut flows.quota)
+    }
+
+    fn wrap(msg: Msg<V6>) -> Body {
+        Body::V6(msg)
+    }
+}
+
+impl Flows {
+    pub(crate) fn new(
+        me: WorkerId,
+        capacity: usize,
+        port_quota: u32,
+        seed: [u64; 2],
+        memory: Want,
+        now: Millis,
+    ) -> Result<Flows, FlowError> {
+        let config = FlowConfig { capacity, seed, memory };
+        let mut quota = Quota::new(port_quota);
+        // What the node itself opens is bounded by the table alone.
+        quota.set_limit(PortId::HOST, u32::MAX);
+        Ok(Flows { me, v4: Part::new(config, now)?, v6: Part::new(config, now)?, quota })
+    }
+
+    #[inline]
+    pub(crate) fn hash(&self, key: &AnyKey) -> FlowHash {
+        match key {
+            AnyKey::V4(k) => self.v4.table.hash(k),
+            AnyKey::V6(k) => self.v6.table.hash(k),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn prefetch(&self, key: &AnyKey, hash: FlowHash) {
+        match key {
+            AnyKey::V4(_) => self.v4.table.prefetch(hash),
+            AnyKey::V6(_) => self.v6.table.prefetch(hash),
+        }
+    }
+
+    /// Half-entries in use.
+    pub(crate) fn len(&self) -> usize {
+        self.v4.table.len() + self.v6.table.len()
+    }
+}
+
+/// Keys of one family of a burst, looked up at once.
+pub(crate) struct Bulk<A: Addr> {
+    keys: [Key<A>; BURST],
+    hashes: [FlowHash; BURST],
+    found: [Option<Slot>; BURST],
+    whose: [u8; BURST],
+    len: usize,
+}
+
+impl<A: Addr> Bulk<A> {
+    pub(crate) fn new() -> Self {
+        Bulk {
+            keys: [Key::default(); BURST],
+            hashes: [FlowHash::default(); BURST],
+            found: [None; BURST],
+            whose: [0; BURST],
+            len: 0,
+        }
+    }
+
+    /// Adds the key of the burst's packet number `whose`.
+    #[inline]
+    pub(crate) fn push(&mut self, key: Key<A>, hash: FlowHash, whose: usize) {
+        self.keys[self.len] = key;
+        self.hashes[self.len] = hash;
+        self.whose[self.len] = whose as u8;
+        self.len += 1;
+    }
+
+    /// Looks all up and tells each packet's number what was found.
+    #[inline]
+    pub(crate) fn find(&mut self, part: &Part<A>, mut tell: impl FnMut(usize, Option<Slot>))
+    where
+        Entry<A>: Pod,
+    {
+        let n = self.len;
+        part.table.find_bulk(&self.keys[..n], &self.hashes[..n], &mut self.found[..n]);
+        for i in 0..n {
+            tell(usize::from(self.whose[i]), self.found[i]);
+        }
+    }
+}
+
+impl<A: Addr> Part<A>
+where
+    Entry<A>: Pod,
+{
+    fn new(config: FlowConfig, now: Millis) -> Result<Self, FlowError> {
+        let table = FlowTable::new(config)?;
+        // Slots count from 1.
+        let wheel = Wheel::new(config.capacity + 1, BUCKET_BITS, TICK_SHIFT, now);
+        Ok(Part { table, wheel })
+    }
+
+    /// Inserts the initiator's half.
+    pub(crate) fn insert(&mut self, hash: FlowHash, half: &Half<A>, quota: &mut Quota) -> Result<Slot, DropReason> {
+        self.table.insert(hash, half, quota).map_err(|e| match e {
+            InsertError::Full => DropReason::FlowTableFull,
+            InsertError::Quota => DropReason::FlowQuota,
+            InsertError::Exists(_) => DropReason::FlowCollision,
+        })
+    }
+
+    /// Installs the half of the replies, whose `peer` is the initiator's half. Returns its slot, or `None` if this
+    /// worker keeps a half of its own instead (it initiated the same connection at the same time, and wins).
+    ///
+    /// # Errors
+    /// Why the flow must be refused.
+    pub(crate) fn install(
+        &mut self,
+        me: WorkerId,
+        half: &Half<A>,
+        quota: &mut Quota,
+    ) -> Result<Option<Slot>, DropReason> {
+        let hash = self.table.hash(&half.key);
+        let slot = match self.table.insert(hash, half, quota) {
+            Ok(slot) => return Ok(Some(slot)),
+            Err(InsertError::Full) => return Err(DropReason::FlowTableFull),
+            Err(InsertError::Quota) => return Err(DropReason::FlowQuota),
+            Err(InsertError::Exists(slot)) => slot,
+        };
+        let Some(entry) = self.table.get(slot) else { return Err(DropReason::FlowCollision) };
+        let denied = matches!(entry.action(), Action::Drop(_));
+        let creator = half.peer.map_or(me, |p| p.worker);
+        if entry.flags().has(Flags::INITIATOR) && !denied && creator >= me {
+            return Ok(None);
+        }
+        self.table.replace(slot, half, quota).map_err(|_| DropReason::FlowQuota)?;
+        // The initiator's half owns the lifetime from now on.
+        self.wheel.disarm(slot.index());
+        Ok(Some(slot))
+    }
+
+    /// The half of this key that belongs to the given initiator's half.
+    pub(crate) fn belonging(&self, key: &Key<A>, creator: HalfRef) -> Option<Slot> {
+        let slot = self.table.find(key, self.table.hash(key))?;
+        self.table.get(slot).filter(|e| e.peer() == Some(creator) && e.flags().has(Flags::REPLY)).map(|_| slot)
+    }
+
+    /// Frees a half and its timer.
+    pub(crate) fn free(&mut self, slot: Slot, quota: &mut Quota) {
+        self.wheel.disarm(slot.index());
+        self.table.free(slot, quota);
+    }
+
+    /// Puts a slot on the wheel.
+    pub(crate) fn arm(&mut self, slot: Slot, deadline: Millis) {
+        self.wheel.arm(slot.index(), deadline);
+    }
+}

@@ -1,0 +1,187 @@
+//! The packet crate's parser in the pipeline's terms, and small rewrites of headers in place.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use podplane_packet::buf::{Gso, PacketBuf};
+use podplane_packet::checksum;
+use podplane_packet::parse::{self, Addrs};
+use podplane_packet::wire::{EtherType, Ipv6, proto};
+
+use crate::drop::DropReason;
+use crate::world::{Frag, Ip, L4, Quoted};
+
+pub(crate) use proto::{ICMP, ICMPV6, SCTP, TCP, UDP};
+
+/// ICMP types as numbers.
+pub(crate) mod icmp4 {
+    use podplane_packet::wire::Icmpv4Type as T;
+    pub(crate) const ECHO_REPLY: u8 = T::ECHO_REPLY.0;
+    pub(crate) const UNREACHABLE: u8 = T::UNREACHABLE.0;
+    pub(crate) const REDIRECT: u8 = T::REDIRECT.0;
+    pub(crate) const ECHO_REQUEST: u8 = T::ECHO_REQUEST.0;
+    pub(crate) const TIME_EXCEEDED: u8 = T::TIME_EXCEEDED.0;
+}
+
+/// ICMPv6 types as numbers.
+pub(crate) mod icmp6 {
+    use podplane_packet::wire::Icmpv6Type as T;
+    pub(crate) const UNREACHABLE: u8 = T::UNREACHABLE.0;
+    pub(crate) const TOO_BIG: u8 = T::TOO_BIG.0;
+    pub(crate) const TIME_EXCEEDED: u8 = T::TIME_EXCEEDED.0;
+    pub(crate) const ECHO_REQUEST: u8 = T::ECHO_REQUEST.0;
+    pub(crate) const ECHO_REPLY: u8 = T::ECHO_REPLY.0;
+    pub(crate) const ROUTER_ADVERTISEMENT: u8 = T::ROUTER_ADVERTISEMENT.0;
+    pub(crate) const REDIRECT: u8 = T::REDIRECT.0;
+}
+
+/// Reads the headers of the packet whose IP header starts at `at`, behind an Ethernet header.
+pub(crate) fn read<B: PacketBuf>(buf: &B, at: usize) -> Result<(Ip, L4), DropReason> {
+    let head = buf.head();
+    let ethertype = match head.get(at - 2..at) {
+        Some(t) => EtherType(u16::from_be_bytes([t[0], t[1]])),
+        None => return Err(DropReason::FrameTooShort),
+    };
+    let p = parse::parse_l3(head, ethertype, None, at, buf.len())?;
+    let (src, dst) = match p.addrs {
+        Addrs::V4 { src, dst } => (IpAddr::V4(src), IpAddr::V4(dst)),
+        Addrs::V6 { src, dst } => (IpAddr::V6(src), IpAddr::V6(dst)),
+        Addrs::None => return Err(DropReason::EtherTypeUnsupported),
+    };
+    let ip = Ip {
+        src,
+        dst,
+        proto: p.proto,
+        tos: p.tos,
+        ttl: p.ttl,
+        df: p.df,
+        header: p.l4_off - p.l3_off,
+        len: p.l3_len,
+        frag: p.fragment.map(|f| Frag { id: f.id, offset: f.offset, more: f.more, data: f.data_off - p.l3_off }),
+    };
+    let mut l4 = L4 { header: p.payload_off - p.l4_off, ..L4::default() };
+    match p.l4 {
+        parse::L4::None => {}
+        parse::L4::Ports { src, dst } => (l4.sport, l4.dport) = (src, dst),
+        parse::L4::Echo { id, .. } => {
+            (l4.sport, l4.dport) = (id, id);
+            l4.icmp = head.get(usize::from(p.l4_off)..).and_then(|m| Some((*m.first()?, *m.get(1)?)));
+        }
+        parse::L4::Icmp { kind, code } => l4.icmp = Some((kind, code)),
+        parse::L4::IcmpError { kind, code } => {
+            l4.icmp = Some((kind, code));
+            l4.quoted = quoted(&p, head);
+            l4.error = true;
+        }
+    }
+    if p.proto == TCP && l4.header != 0 {
+        l4.tcp_flags = Some(p.tcp_flags.0);
+    }
+    Ok((ip, l4))
+}
+
+/// The packet that an ICMP error is about.
+#[cold]
+fn quoted(p: &parse::Parsed, head: &[u8]) -> Option<Quoted> {
+    let e = p.embedded(head).ok()?;
+    let (sport, dport) = match e.l4 {
+        parse::L4::Ports { src, dst } => (src, dst),
+        parse::L4::Echo { id, .. } => (id, id),
+        _ => (0, 0),
+    };
+    let (src, dst) = match e.addrs {
+        Addrs::V4 { src, dst } => (IpAddr::V4(src), IpAddr::V4(dst)),
+        Addrs::V6 { src, dst } => (IpAddr::V6(src), IpAddr::V6(dst)),
+        Addrs::None => return None,
+    };
+    Some(Quoted {
+        src,
+        dst,
+        proto: e.proto,
+        sport,
+        dport,
+        later: matches!(e.l4, parse::L4::None) && has_ports(e.proto),
+    })
+}
+
+const fn has_ports(proto: u8) -> bool {
+    matches!(proto, TCP | UDP | SCTP | ICMP | ICMPV6)
+}
+
+/// Cuts off what follows the IP packet: Ethernet padding.
+pub(crate) fn trim<B: PacketBuf>(buf: &mut B, at: usize, ip: &Ip) {
+    let end = at + ip.len as usize;
+    if buf.len() > end && buf.meta().gso == Gso::None {
+        buf.truncate(end);
+    }
+}
+
+/// Takes one off the TTL or hop limit of the IP header that `ip` starts with, and adjusts the checksum (RFC 1624).
+#[inline]
+pub(crate) fn decrement_ttl(ip: &mut [u8]) {
+    if ip[0] >> 4 == 4 {
+        let old = word(ip, 8);
+        ip[8] -= 1;
+        fix_v4(ip, old, word(ip, 8));
+    } else {
+        ip[7] -= 1;
+    }
+}
+
+/// Sets the TTL or hop limit.
+pub(crate) fn set_ttl(ip: &mut [u8], ttl: u8) {
+    if ip[0] >> 4 == 4 {
+        let old = word(ip, 8);
+        ip[8] = ttl;
+        fix_v4(ip, old, word(ip, 8));
+    } else {
+        ip[7] = ttl;
+    }
+}
+
+/// Sets TOS or traffic class.
+pub(crate) fn set_tos(ip: &mut [u8], tos: u8) {
+    if ip[0] >> 4 == 4 {
+        let old = word(ip, 0);
+        ip[1] = tos;
+        fix_v4(ip, old, word(ip, 0));
+    } else if let Ok(mut v6) = Ipv6::new_header(ip) {
+        v6.set_traffic_class(tos);
+    }
+}
+
+/// Exchanges source and destination. No checksum changes by that.
+pub(crate) fn swap_addresses(ip: &mut [u8]) {
+    let (at, len) = if ip[0] >> 4 == 4 { (12, 4) } else { (8, 16) };
+    let (a, b) = ip[at..at + 2 * len].split_at_mut(len);
+    a.swap_with_slice(b);
+}
+
+fn word(b: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([b[at], b[at + 1]])
+}
+
+fn fix_v4(ip: &mut [u8], old: u16, new: u16) {
+    let sum = checksum::update(word(ip, 10), u32::from(old), u32::from(new));
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// Recomputes the checksum of the IPv4 header of `len` bytes that `ip` starts with.
+pub(crate) fn fill_v4_checksum(ip: &mut [u8], len: usize) {
+    ip[10..12].fill(0);
+    let sum = !checksum::fold(checksum::sum(&ip[..len]));
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// The checksum of an ICMPv6 message, whose field must be zero.
+pub(crate) fn icmpv6_checksum(src: std::net::Ipv6Addr, dst: std::net::Ipv6Addr, message: &[u8]) -> u16 {
+    !checksum::fold(checksum::pseudo_v6(src, dst, ICMPV6, message.len() as u32) + checksum::sum(message))
+}
+
+/// Writes an IPv4 header of 20 bytes with its checksum.
+pub(crate) fn put_v4(ip: &mut [u8], src: Ipv4Addr, dst: Ipv4Addr, proto: u8, len: u16, tos: u8) {
+    ip[..12].copy_from_slice(&[0x45, tos, 0, 0, 0, 0, 0, 0, 64, proto, 0, 0]);
+    ip[2..4].copy_from_slice(&len.to_be_bytes());
+    ip[12..16].copy_from_slice(&src.octets());
+    ip[16..20].copy_from_slice(&dst.octets());
+    fill_v4_checksum(ip, 20);
+}

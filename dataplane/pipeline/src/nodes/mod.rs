@@ -1,0 +1,50 @@
+//! The nodes, one file each, and what they share.
+//!
+//! A node's file has one shape: doc (uses / sets / next), `NODE` (what it does, its drops), `process`, tests.
+
+use podplane_packet::id::{PortId, WorkerId};
+
+use crate::drop::DropReason;
+use crate::graph::NodeId;
+use crate::pass::Pass;
+
+pub(crate) mod antispoof;
+pub(crate) mod arp;
+pub(crate) mod classify;
+pub(crate) mod create;
+pub(crate) mod decap;
+pub(crate) mod deliver;
+pub(crate) mod encap;
+pub(crate) mod flow;
+pub(crate) mod forward;
+pub(crate) mod fragment;
+pub(crate) mod gateway;
+pub(crate) mod icmp_error;
+pub(crate) mod l2_pass;
+pub(crate) mod nd;
+pub(crate) mod owner;
+pub(crate) mod parse;
+pub(crate) mod policy;
+pub(crate) mod reassemble;
+pub(crate) mod related;
+pub(crate) mod route;
+pub(crate) mod underlay;
+
+pub(crate) use crate::world::{Pkt, World};
+
+/// What a node decided.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// Another node.
+    To(NodeId),
+    /// The packet leaves by a port.
+    Transmit(PortId, Pass),
+    /// The packet goes to its owner as it was received.
+    HandOver(WorkerId),
+    /// The packet waits for its first fragment.
+    Hold,
+    /// Others left in the packet's place: its fragments.
+    Replaced,
+    /// The packet ends here.
+    Drop(DropReason),
+}

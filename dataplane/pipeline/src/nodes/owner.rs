@@ -1,0 +1,125 @@
+//! Whose packet it is, and what kind: for us, a fragment, an ICMP error, or a packet of a flow.
+//!
+//! Uses: `ip`, `l4`, `via`, `class`. Sets: `key`, `hash` (and asks for the flow table's cache line).
+//!
+//! The owner itself is a pure function in [`crate::owner`]. Tunnelled packets went through it in `decap`, before their
+//! outer headers were taken off.
+//!
+//! Next: hand over; `gateway`, `reassemble`, `related`, `flow`.
+
+use std::net::IpAddr;
+
+use super::{Next, Pkt, World};
+use crate::drop::DropReason;
+use crate::env::Env;
+use crate::graph::{Node, NodeId};
+use crate::headers::{ICMP, icmp4, icmp6};
+use crate::owner::{Arrival, owner};
+use crate::snapshot::{GATEWAY_V4, GATEWAY_V6, Local, PortClass};
+use crate::world::{AnyKey, Ctx};
+
+pub(crate) const NODE: Node = Node {
+    does: "Finds the worker that owns the packet, and the packet's flow key.",
+    drops: &[
+        DropReason::NotConfigured,
+        DropReason::Multicast,
+        DropReason::Martian,
+        DropReason::LinkLocalForwarded,
+        DropReason::GatewayNoService,
+        DropReason::IcmpTypeUnsupported,
+        DropReason::HandOverQueueFull,
+    ],
+    parses: false,
+};
+
+pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
+    let Some(local) = w.snap.local() else { return Next::Drop(DropReason::NotConfigured) };
+    if p.ctx.class != PortClass::Uplink {
+        let whose = owner(w.snap, Arrival::Port(p.ctx.via.port), p.ctx.ip.dst, None);
+        if whose != w.st.worker {
+            return Next::HandOver(whose);
+        }
+    }
+    if let Some(reason) = unroutable(p.ctx.ip.src).or_else(|| unroutable(p.ctx.ip.dst)) {
+        return Next::Drop(reason);
+    }
+    if is_gateway(p.ctx.ip.dst, local, p.ctx.class) {
+        return match p.ctx.ip.frag {
+            None => Next::To(NodeId::Gateway),
+            Some(_) => Next::Drop(DropReason::GatewayNoService),
+        };
+    }
+    if link_local(p.ctx.ip.src) || link_local(p.ctx.ip.dst) {
+        return Next::Drop(DropReason::LinkLocalForwarded);
+    }
+    if p.ctx.ip.frag.is_some() {
+        return Next::To(NodeId::Reassemble);
+    }
+    match key(w, &mut p.ctx) {
+        Ok(node) => Next::To(node),
+        Err(reason) => Next::Drop(reason),
+    }
+}
+
+/// What kind of packet it is; sets the flow key.
+fn key<E: Env>(w: &World<'_, E>, ctx: &mut Ctx) -> Result<NodeId, DropReason> {
+    if ctx.l4.error {
+        return Ok(NodeId::Related);
+    }
+    if ctx.l4.icmp.is_some() && echo(ctx).is_none() {
+        return Err(DropReason::IcmpTypeUnsupported);
+    }
+    set_key(w, ctx);
+    Ok(NodeId::Flow)
+}
+
+/// Sets the flow key of a packet whose ports are known, and asks for its line of the flow table.
+pub(super) fn set_key<E: Env>(w: &World<'_, E>, ctx: &mut Ctx) {
+    let zone = ctx.zone();
+    ctx.key = AnyKey::new(ctx.ip.src, ctx.ip.dst, ctx.l4.sport, ctx.l4.dport, ctx.ip.proto, zone);
+    ctx.hash = w.st.flows.hash(&ctx.key);
+    w.st.flows.prefetch(&ctx.key, ctx.hash);
+}
+
+/// The identifier of an ICMP echo message.
+pub(super) fn echo(ctx: &Ctx) -> Option<u16> {
+    let (kind, _) = ctx.l4.icmp?;
+    let echo = match ctx.ip.proto {
+        ICMP => matches!(kind, icmp4::ECHO_REQUEST | icmp4::ECHO_REPLY),
+        _ => matches!(kind, icmp6::ECHO_REQUEST | icmp6::ECHO_REPLY),
+    };
+    echo.then_some(ctx.l4.sport)
+}
+
+/// Addresses that no packet may carry on a wire to be routed (RFC 6890).
+fn unroutable(a: IpAddr) -> Option<DropReason> {
+    let (multicast, martian) = match a {
+        IpAddr::V4(a) => {
+            let first = a.octets()[0];
+            (a.is_multicast() || a.is_broadcast(), first == 0 || first == 127 || first >= 240)
+        }
+        IpAddr::V6(a) => (a.is_multicast(), a.is_unspecified() || a.is_loopback()),
+    };
+    if multicast {
+        Some(DropReason::Multicast)
+    } else if martian {
+        Some(DropReason::Martian)
+    } else {
+        None
+    }
+}
+
+fn link_local(a: IpAddr) -> bool {
+    match a {
+        IpAddr::V4(a) => a.is_link_local(),
+        IpAddr::V6(a) => a.is_unicast_link_local(),
+    }
+}
+
+/// Whether we answer for an address. The link-local gateways exist on our own ports only.
+fn is_gateway(a: IpAddr, local: &Local, class: PortClass) -> bool {
+    match a {
+        IpAddr::V4(a) => local.gateway_v4 == Some(a) || a == GATEWAY_V4 && class != PortClass::Uplink,
+        IpAddr::V6(a) => local.gateway_v6 == Some(a) || a == GATEWAY_V6 && class != PortClass::Uplink,
+    }
+}

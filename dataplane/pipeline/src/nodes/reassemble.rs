@@ -1,0 +1,124 @@
+//! Virtual reassembly: later fragments wait until the first one names the flow.
+//!
+//! Uses: `ip.frag`, `l4`. Sets: `ip.proto`, ports, `key`, `hash`.
+//!
+//! Fragments are forwarded as they came, each by the verdict of its flow; none is merged.
+//!
+//! Next: held; `flow` once the flow is known.
+
+use std::net::IpAddr;
+
+use podplane_tables::reasm::{DatagramKey, First, Fragment, Outcome, Refusal};
+
+use super::{Next, Pkt, World, owner};
+use crate::drop::DropReason;
+use crate::engine::walk;
+use crate::env::Env;
+use crate::graph::{Node, NodeId};
+use crate::headers::{ICMP, ICMPV6};
+use crate::world::Ctx;
+
+pub(crate) const NODE: Node = Node {
+    does: "Holds fragments until the first one names their flow.",
+    drops: &[
+        DropReason::IcmpTypeUnsupported,
+        DropReason::FragmentOverlap,
+        DropReason::FragmentDuplicate,
+        DropReason::FragmentMalformed,
+        DropReason::FragmentTooLong,
+        DropReason::FragmentEndConflict,
+        DropReason::FragmentTooMany,
+        DropReason::FragmentTableFull,
+        DropReason::FragmentPortLimit,
+        DropReason::FragmentHeldFull,
+        DropReason::FragmentPortHeldFull,
+        DropReason::FragmentTimeout,
+    ],
+    parses: false,
+};
+
+/// How many datagrams one call of housekeeping ends.
+const EXPIRIES: usize = 64;
+
+pub(crate) fn process<E: Env>(_w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
+    // Only echo is forwarded in fragments: an error that came in pieces quotes too little to be trusted.
+    let first = p.ctx.ip.frag.is_some_and(|f| f.offset == 0);
+    if first && matches!(p.ctx.ip.proto, ICMP | ICMPV6) && owner::echo(&p.ctx).is_none() {
+        return Next::Drop(DropReason::IcmpTypeUnsupported);
+    }
+    Next::Hold
+}
+
+/// Describes a fragment to the table.
+fn describe(ctx: &Ctx) -> Option<Fragment> {
+    let (ip, l4) = (&ctx.ip, &ctx.l4);
+    let frag = ip.frag?;
+    let key = match (ip.src, ip.dst) {
+        (IpAddr::V4(s), IpAddr::V4(d)) => DatagramKey::v4(s, d, frag.id as u16, ip.proto, ctx.zone()),
+        (IpAddr::V6(s), IpAddr::V6(d)) => DatagramKey::v6(s, d, frag.id, ctx.zone()),
+        _ => return None,
+    };
+    let first = First { proto: ip.proto, sport: l4.sport, dport: l4.dport };
+    Some(Fragment {
+        key,
+        port: ctx.via.port,
+        offset: frag.offset.into(),
+        len: ip.len.saturating_sub(frag.data.into()),
+        more: frag.more,
+        first: (frag.offset == 0).then_some(first),
+    })
+}
+
+/// Gives a fragment to the table and sends on whatever that sets free, in order of arrival.
+pub(crate) fn hold<E: Env>(w: &mut World<'_, E>, p: Pkt<E::Buf>) {
+    let Some(fragment) = describe(&p.ctx) else { return w.drop(p.ctx.via.port, DropReason::FragmentMalformed) };
+    // Taken out of the state so that what is set free can walk the graph; as large as one datagram can need.
+    let mut freed = std::mem::take(&mut w.st.freed);
+    w.st.reassembly.push(w.now, &fragment, p, |outcome| freed.push(outcome));
+    release(w, &mut freed);
+    w.st.freed = freed;
+}
+
+/// Ends the datagrams whose first fragment did not come.
+pub(crate) fn expire<E: Env>(w: &mut World<'_, E>) {
+    let mut freed = std::mem::take(&mut w.st.freed);
+    for _ in 0..EXPIRIES {
+        w.st.reassembly.expire(w.now, 1, |outcome| freed.push(outcome));
+        if freed.is_empty() {
+            break;
+        }
+        release(w, &mut freed);
+    }
+    w.st.freed = freed;
+}
+
+fn release<E: Env>(w: &mut World<'_, E>, freed: &mut Vec<Outcome<Pkt<E::Buf>>>) {
+    for outcome in freed.drain(..) {
+        match outcome {
+            Outcome::Refuse(p, refusal) => w.drop(p.ctx.via.port, reason(refusal)),
+            Outcome::Pass(mut p, first) => {
+                p.ctx.ip.proto = first.proto;
+                (p.ctx.l4.sport, p.ctx.l4.dport) = (first.sport, first.dport);
+                owner::set_key(w, &mut p.ctx);
+                walk(w, p, NodeId::Flow);
+            }
+        }
+    }
+}
+
+/// The drop reason of each refusal.
+fn reason(refusal: Refusal) -> DropReason {
+    match refusal {
+        Refusal::Overlap => DropReason::FragmentOverlap,
+        Refusal::Duplicate => DropReason::FragmentDuplicate,
+        Refusal::Malformed => DropReason::FragmentMalformed,
+        Refusal::TooLong => DropReason::FragmentTooLong,
+        Refusal::EndConflict => DropReason::FragmentEndConflict,
+        Refusal::TooManyFragments => DropReason::FragmentTooMany,
+        Refusal::TooManyDatagrams => DropReason::FragmentTableFull,
+        Refusal::PortDatagrams => DropReason::FragmentPortLimit,
+        Refusal::HeldFull => DropReason::FragmentHeldFull,
+        Refusal::PortHeldFull => DropReason::FragmentPortHeldFull,
+        Refusal::Timeout => DropReason::FragmentTimeout,
+    }
+}

@@ -1,0 +1,332 @@
+//! From wanted to compiled: every check, the FIB, stable VTEP indices, and the stamps of what changed.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use podplane_packet::id::{PortId, WorkerId};
+
+use podplane_tables::VtepIndex;
+use podplane_tables::changed::ChangedCells;
+use podplane_tables::fib::{Fib, NextHop};
+
+use super::{
+    Local, LocalConfig, MIN_MTU, PeerConfig, PortClass, PortEntry, Prefix, Snapshot, SnapshotConfig, SnapshotError,
+    Vtep, Wanted,
+};
+
+/// The smallest MTU without IPv6 (RFC 791: every host takes 576 bytes).
+const MIN_MTU_V4: u16 = 576;
+
+impl Snapshot {
+    /// Compiles a configuration. `previous` is the snapshot in force: indices of VTEPs are kept, the generation is one
+    /// higher, and **what changed is stamped in the cells that both share**, so the result must be published before
+    /// another is compiled.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]: what is wrong. Nothing is stamped then.
+    pub fn compile(config: &SnapshotConfig, previous: Option<&Snapshot>) -> Result<Snapshot, SnapshotError> {
+        if config.workers == 0 || usize::from(config.workers) > WorkerId::MAX {
+            return Err(SnapshotError::Workers(config.workers));
+        }
+        let generation = previous.map_or(1, |p| p.generation + 1);
+        let ports = ports(config)?;
+        let mut routes = Routes::default();
+        let local = match &config.local {
+            Some(local) => Some(compile_local(local, &ports, &mut routes)?),
+            None => None,
+        };
+        let vteps = compile_peers(config, local.as_ref(), &ports, previous, generation, &mut routes)?;
+        if local.is_some() {
+            routes.pods(&ports)?;
+        }
+        let fib = routes.into_fib()?;
+        // One seed for all snapshots: the owner of a packet must not depend on which one a worker holds.
+        let seed = previous.map_or(config.seed, |p| p.seed);
+        let changed = match previous {
+            Some(previous) => Arc::clone(&previous.changed),
+            None => Arc::new(ChangedCells::new(config.seed)),
+        };
+        let mut wanted = Wanted { local: config.local.clone(), peers: vec![None; vteps.len()] };
+        let index: HashMap<IpAddr, usize> =
+            vteps.iter().enumerate().filter_map(|(i, v)| Some((v.as_ref()?.addr, i))).collect();
+        for peer in &config.peers {
+            if let Some(&i) = index.get(&peer.vtep) {
+                wanted.peers[i] = Some((peer.addresses.clone(), peer.pod_cidrs.clone()));
+            }
+        }
+        let snapshot =
+            Snapshot { generation, workers: config.workers, seed, ports, local, vteps, fib, wanted, changed };
+        if let Some(previous) = previous {
+            stamp(previous, &snapshot);
+        }
+        Ok(snapshot)
+    }
+}
+
+fn ports(config: &SnapshotConfig) -> Result<Box<[Option<PortEntry>]>, SnapshotError> {
+    let mut ports: Vec<Option<PortEntry>> = Vec::new();
+    for &(id, entry) in &config.ports {
+        if id.index() >= PortId::MAX {
+            return Err(SnapshotError::PortOutOfRange(id));
+        }
+        if ports.len() <= id.index() {
+            ports.resize(id.index() + 1, None);
+        }
+        let class = match id {
+            PortId::UPLINK => PortClass::Uplink,
+            PortId::HOST => PortClass::Host,
+            _ => PortClass::Pod,
+        };
+        if class != entry.kind {
+            return Err(SnapshotError::PortClass(id, entry.kind));
+        }
+        if entry.home.0 >= config.workers {
+            return Err(SnapshotError::Home(id, entry.home, config.workers));
+        }
+        if (entry.v4.is_some() || entry.v6.is_some()) != (class == PortClass::Pod) {
+            return Err(SnapshotError::PortAddresses(id));
+        }
+        let min = if entry.v6.is_some() { MIN_MTU } else { MIN_MTU_V4 };
+        if entry.mtu < min {
+            return Err(SnapshotError::Mtu(format!("port {id:?}"), entry.mtu));
+        }
+        if ports[id.index()].replace(entry).is_some() {
+            return Err(SnapshotError::PortTwice(id));
+        }
+    }
+    Ok(ports.into_boxed_slice())
+}
+
+fn compile_local(
+    config: &LocalConfig,
+    ports: &[Option<PortEntry>],
+    routes: &mut Routes,
+) -> Result<Local, SnapshotError> {
+    if !config.addresses.contains(&config.vtep) {
+        return Err(SnapshotError::VtepNotLocal(config.vtep));
+    }
+    let uplink = ports.first().copied().flatten().ok_or(SnapshotError::NoUplink)?;
+    for &address in &config.addresses {
+        routes.host(address, NextHop::Host)?;
+    }
+    let (mut gateway_v4, mut gateway_v6) = (None, None);
+    for &prefix in &config.pod_cidrs {
+        let gateway = routes.pod_range(prefix, NextHop::Blackhole)?;
+        routes.host(gateway, NextHop::Gateway)?;
+        let twice = match gateway {
+            IpAddr::V4(a) => gateway_v4.replace(a).is_some(),
+            IpAddr::V6(a) => gateway_v6.replace(a).is_some(),
+        };
+        if twice {
+            return Err(SnapshotError::PrefixInvalid(prefix));
+        }
+    }
+    let min = if gateway_v6.is_some() { MIN_MTU } else { MIN_MTU_V4 };
+    if config.pod_mtu < min {
+        return Err(SnapshotError::Mtu("the pods".to_owned(), config.pod_mtu));
+    }
+    Ok(Local {
+        vtep: config.vtep,
+        vni: config.vni,
+        gateway_v4,
+        gateway_v6,
+        pod_mtu: config.pod_mtu,
+        uplink_mac: uplink.mac,
+    })
+}
+
+fn compile_peers(
+    config: &SnapshotConfig,
+    local: Option<&Local>,
+    ports: &[Option<PortEntry>],
+    previous: Option<&Snapshot>,
+    generation: u32,
+    routes: &mut Routes,
+) -> Result<Box<[Option<Vtep>]>, SnapshotError> {
+    let (Some(local), Some(Some(uplink))) = (local, ports.first()) else { return Ok(Box::default()) };
+    let known: HashMap<IpAddr, (VtepIndex, u32)> =
+        previous.into_iter().flat_map(Snapshot::vteps).map(|(id, v)| (v.addr, (id, v.since))).collect();
+    let mut vteps: Vec<Option<Vtep>> = vec![None; previous.map_or(0, |p| p.vteps.len())];
+    let mut fresh: Vec<&PeerConfig> = Vec::new();
+    let mut place = |peer: &PeerConfig, id: VtepIndex, since: u32, vteps: &mut Vec<Option<Vtep>>| {
+        if peer.vtep.is_ipv4() != local.vtep.is_ipv4() {
+            return Err(SnapshotError::VtepFamily(peer.vtep, local.vtep));
+        }
+        routes.host(peer.vtep, NextHop::Vtep(id))?;
+        for &address in peer.addresses.iter().filter(|a| **a != peer.vtep) {
+            routes.host(address, NextHop::Vtep(id))?;
+        }
+        for &prefix in &peer.pod_cidrs {
+            routes.pod_range(prefix, NextHop::Vtep(id))?;
+        }
+        if vteps.len() <= id.index() {
+            vteps.resize(id.index() + 1, None);
+        }
+        if vteps[id.index()].is_some() {
+            return Err(SnapshotError::AddressTwice(peer.vtep));
+        }
+        vteps[id.index()] = Some(Vtep::new(peer.vtep, peer.next_hop, local, uplink.mtu, since));
+        Ok(())
+    };
+    for peer in &config.peers {
+        match known.get(&peer.vtep) {
+            Some(&(id, since)) => place(peer, id, since, &mut vteps)?,
+            None => fresh.push(peer),
+        }
+    }
+    let mut free = 0;
+    for peer in fresh {
+        while vteps.get(free).is_some_and(Option::is_some) {
+            free += 1;
+        }
+        if free >= VtepIndex::MAX {
+            return Err(SnapshotError::TooManyPeers);
+        }
+        place(peer, VtepIndex(free as u16), generation, &mut vteps)?;
+    }
+    Ok(vteps.into_boxed_slice())
+}
+
+/// All routes before they become a FIB: who claims what.
+#[derive(Default)]
+struct Routes {
+    hosts: HashMap<IpAddr, NextHop>,
+    ranges: Vec<(Prefix, NextHop)>,
+}
+
+impl Routes {
+    /// Claims one address. The same claim twice is one.
+    fn host(&mut self, address: IpAddr, route: NextHop) -> Result<(), SnapshotError> {
+        if !usable(address) {
+            return Err(SnapshotError::AddressInvalid(address));
+        }
+        match self.hosts.insert(address, route) {
+            Some(other) if other != route => Err(SnapshotError::AddressTwice(address)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Claims a pod range and returns its node's address, network + 1.
+    fn pod_range(&mut self, prefix: Prefix, route: NextHop) -> Result<IpAddr, SnapshotError> {
+        let invalid = SnapshotError::PrefixInvalid(prefix);
+        let Some(network) = prefix.network() else { return Err(invalid) };
+        let first = match network {
+            IpAddr::V4(a) if (8..=30).contains(&prefix.len) => IpAddr::V4((u32::from(a) + 1).into()),
+            IpAddr::V6(a) if (8..=126).contains(&prefix.len) => IpAddr::V6((u128::from(a) + 1).into()),
+            _ => return Err(invalid),
+        };
+        if !usable(first) {
+            return Err(invalid);
+        }
+        self.ranges.push((Prefix { addr: network, len: prefix.len }, route));
+        Ok(first)
+    }
+
+    fn pods(&mut self, ports: &[Option<PortEntry>]) -> Result<(), SnapshotError> {
+        for (i, entry) in ports.iter().enumerate() {
+            let Some(entry) = entry else { continue };
+            let addresses = entry.v4.map(IpAddr::V4).into_iter().chain(entry.v6.map(IpAddr::V6));
+            for address in addresses {
+                self.host(address, NextHop::Local(PortId(i as u16)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses ranges that overlap and builds the FIB.
+    fn into_fib(mut self) -> Result<Fib, SnapshotError> {
+        self.ranges.sort_unstable_by_key(|(p, _)| *p);
+        if let Some(pair) = self.ranges.windows(2).find(|w| w[0].0.overlaps(&w[1].0)) {
+            return Err(SnapshotError::PrefixInvalid(pair[1].0));
+        }
+        let prefixes = self.ranges.into_iter().map(|(p, hop)| (p.addr, p.len, hop));
+        // Both have been checked for length and uniqueness, so the table has nothing left to refuse.
+        Fib::build(prefixes, self.hosts).map_err(|e| SnapshotError::Routes(e.to_string()))
+    }
+}
+
+/// Whether an address can be a node's, a pod's or a VTEP's.
+fn usable(a: IpAddr) -> bool {
+    match a {
+        IpAddr::V4(a) => {
+            !(a.is_unspecified() || a.is_loopback() || a.is_multicast() || a.is_broadcast() || a.is_link_local())
+                && a.octets()[0] != 0
+                && a.octets()[0] < 240
+        }
+        IpAddr::V6(a) => {
+            !(a.is_unspecified() || a.is_loopback() || a.is_multicast() || a.is_unicast_link_local())
+                && a.to_ipv4_mapped().is_none()
+        }
+    }
+}
+
+impl Prefix {
+    /// The network's first address. `None`: the length exceeds the family's.
+    fn network(&self) -> Option<IpAddr> {
+        match self.addr {
+            IpAddr::V4(a) if self.len <= 32 => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.len)).unwrap_or(0);
+                Some(IpAddr::V4((u32::from(a) & mask).into()))
+            }
+            IpAddr::V6(a) if self.len <= 128 => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.len)).unwrap_or(0);
+                Some(IpAddr::V6((u128::from(a) & mask).into()))
+            }
+            _ => None,
+        }
+    }
+
+    fn overlaps(&self, other: &Prefix) -> bool {
+        let len = self.len.min(other.len);
+        self.addr.is_ipv4() == other.addr.is_ipv4()
+            && Prefix { addr: self.addr, len }.network() == Prefix { addr: other.addr, len }.network()
+    }
+}
+
+/// Stamps what differs between two snapshots, so that flows judged by the old one are judged again.
+fn stamp(old: &Snapshot, new: &Snapshot) {
+    let (cells, generation) = (&new.changed, new.generation);
+    // Ranges cover addresses without number: where one comes, goes or moves, everything is judged again.
+    if old.wanted.ranges() != new.wanted.ranges() || old.wanted.local != new.wanted.local {
+        cells.stamp_all(generation);
+    }
+    for i in 0..old.ports.len().max(new.ports.len()) {
+        let id = PortId(i as u16);
+        let (before, after) = (old.port(id), new.port(id));
+        if before != after {
+            cells.stamp_port(id, generation);
+            for entry in [before, after].into_iter().flatten() {
+                let addresses = entry.v4.map(IpAddr::V4).into_iter().chain(entry.v6.map(IpAddr::V6));
+                addresses.for_each(|a| cells.stamp_address(a, generation));
+            }
+        }
+    }
+    for i in 0..old.vteps.len().max(new.vteps.len()) {
+        let id = VtepIndex(i as u16);
+        if old.vtep(id).map(|v| v.since) != new.vtep(id).map(|v| v.since) {
+            cells.stamp_vtep(id, generation);
+        }
+        let (before, after) = (old.wanted.addresses(id), new.wanted.addresses(id));
+        if before != after {
+            before.iter().chain(after).for_each(|a| cells.stamp_address(*a, generation));
+        }
+    }
+}
+
+impl Wanted {
+    fn ranges(&self) -> impl PartialEq + use<> {
+        let mut all: Vec<(usize, Prefix)> = self
+            .peers
+            .iter()
+            .enumerate()
+            .flat_map(|(i, p)| p.iter().flat_map(move |p| p.1.iter().map(move |r| (i, *r))))
+            .collect();
+        all.sort_unstable();
+        all
+    }
+
+    fn addresses(&self, vtep: VtepIndex) -> &[IpAddr] {
+        self.peers.get(vtep.index()).and_then(Option::as_ref).map_or(&[], |p| &p.0)
+    }
+}

@@ -1,0 +1,143 @@
+//! What control asks for, as plain data, and why it can be refused.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use podplane_packet::id::{Mac, PortId, Vni, WorkerId};
+use thiserror::Error;
+
+use podplane_tables::VtepIndex;
+
+use super::MIN_MTU;
+
+/// What a port leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortClass {
+    /// The other nodes.
+    Uplink,
+    /// The node's own network stack.
+    Host,
+    /// A pod.
+    Pod,
+}
+
+/// A port as workers see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortEntry {
+    /// What it leads to.
+    pub kind: PortClass,
+    /// The worker that receives from it and owns its packets. Never changes while the port lives; control picks it.
+    /// Without meaning for the uplink, which every worker receives from.
+    pub home: WorkerId,
+    /// The Ethernet address behind the port: the pod's, the node's own (host port), the uplink's.
+    pub mac: Mac,
+    /// The pod's IPv4 address. `None` for uplink and host port.
+    pub v4: Option<Ipv4Addr>,
+    /// The pod's IPv6 address. `None` for uplink and host port.
+    pub v6: Option<Ipv6Addr>,
+    /// The longest IP packet that may leave by the port, in bytes.
+    pub mtu: u16,
+    /// Distinguishes successive users of one index: control gives each new attachment another value.
+    pub incarnation: u32,
+}
+
+/// A range of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Prefix {
+    /// An address of the range; host bits are ignored.
+    pub addr: IpAddr,
+    /// The length in bits, 0 to 32 or 128.
+    pub len: u8,
+}
+
+/// This node, as control wants it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalConfig {
+    /// Our VTEP: one of `addresses`.
+    pub vtep: IpAddr,
+    /// All addresses of the node.
+    pub addresses: Vec<IpAddr>,
+    /// The node's pod ranges, at most one of each family.
+    pub pod_cidrs: Vec<Prefix>,
+    /// The VXLAN network.
+    pub vni: Vni,
+    /// The pods' MTU in bytes.
+    pub pod_mtu: u16,
+}
+
+/// Another node, as control wants it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerConfig {
+    /// Its VTEP, of the family of ours.
+    pub vtep: IpAddr,
+    /// All its addresses, the VTEP included or not.
+    pub addresses: Vec<IpAddr>,
+    /// Its pod ranges.
+    pub pod_cidrs: Vec<Prefix>,
+    /// The MAC of the next hop towards the VTEP, as the node's kernel resolved it. `None`: not (yet) known.
+    pub next_hop: Option<Mac>,
+}
+
+/// Everything that a snapshot is compiled from.
+#[derive(Clone, Debug, Default)]
+pub struct SnapshotConfig {
+    /// How many workers forward packets: homes are below it.
+    pub workers: u8,
+    /// Random key of the cells that remember what changed; taken from the first snapshot.
+    pub seed: [u64; 2],
+    /// The ports. Without configuration from the agent: uplink and host port.
+    pub ports: Vec<(PortId, PortEntry)>,
+    /// This node. `None` before the agent was heard: only uplink and host port are joined, at L2.
+    pub local: Option<LocalConfig>,
+    /// The other nodes.
+    pub peers: Vec<PeerConfig>,
+}
+
+/// Why a configuration cannot be compiled.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum SnapshotError {
+    /// More ports than [`PortId::MAX`], or an index beyond it.
+    #[error("port {0:?} is beyond the {max} ports of a node", max = PortId::MAX)]
+    PortOutOfRange(PortId),
+    /// Two ports of one index.
+    #[error("port {0:?} is given twice")]
+    PortTwice(PortId),
+    /// Index 0 must be the uplink, 1 the host port, the others pods.
+    #[error("port {0:?} has the class {1:?}: index 0 is the uplink, 1 the host port, all others are pods")]
+    PortClass(PortId, PortClass),
+    /// A home that is no worker.
+    #[error("port {0:?} has the home {1:?}, but there are {2} workers")]
+    Home(PortId, WorkerId, u8),
+    /// No worker, or more than [`WorkerId::MAX`].
+    #[error("{0} workers: 1 to {max} are possible", max = WorkerId::MAX)]
+    Workers(u8),
+    /// A pod port without addresses, or another port with addresses.
+    #[error("port {0:?}: a pod has one or two addresses, the uplink and the host port have none")]
+    PortAddresses(PortId),
+    /// An MTU below [`MIN_MTU`] (pods, when IPv6 is used) or below 576.
+    #[error("MTU {1} of {0} is too small: at least {min} bytes are needed", min = MIN_MTU)]
+    Mtu(String, u16),
+    /// An address that two users claim.
+    #[error("address {0} is claimed twice")]
+    AddressTwice(IpAddr),
+    /// An address that no unicast packet may carry.
+    #[error("address {0} cannot be a node's, a pod's or a VTEP's")]
+    AddressInvalid(IpAddr),
+    /// A prefix whose length exceeds the family's, or that two nodes claim.
+    #[error("pod range {0:?} is malformed, overlaps another node's, or leaves no address for the node")]
+    PrefixInvalid(Prefix),
+    /// The local VTEP is not among the node's addresses.
+    #[error("our VTEP {0} is not one of the node's addresses")]
+    VtepNotLocal(IpAddr),
+    /// This node is configured, but there is no uplink.
+    #[error("port 0, the uplink, is missing: nothing can be configured without it")]
+    NoUplink,
+    /// A peer whose VTEP has another family than ours.
+    #[error("the VTEP {0} is not of the family of ours, {1}")]
+    VtepFamily(IpAddr, IpAddr),
+    /// The forwarding table refused the routes.
+    #[error("the routes cannot be compiled: {0}")]
+    Routes(String),
+    /// More peers than [`VtepIndex::MAX`].
+    #[error("more than {max} peers", max = VtepIndex::MAX)]
+    TooManyPeers,
+}
