@@ -8,6 +8,8 @@
 pub mod buf;
 pub mod build;
 pub mod checksum;
+pub mod gro;
+pub mod gso;
 pub mod id;
 pub mod parse;
 #[cfg(any(test, feature = "testing"))]

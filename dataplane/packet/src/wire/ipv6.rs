@@ -127,6 +127,8 @@ pub struct Chain {
     pub fragment: Option<FragmentHeader>,
     /// Segments are left in a routing header of type 0, which RFC 5095 forbids.
     pub source_routed: bool,
+    /// Segments are left in a routing header of any type: the packet's destination is not its last one.
+    pub routed: bool,
     /// Where the value of the next header field that names `protocol` lies: `None`, in the fixed header; else an offset
     /// from the first byte behind it.
     pub named_at: Option<usize>,
@@ -156,7 +158,8 @@ pub enum ChainError {
 /// [`ChainError`].
 #[inline]
 pub fn walk(first: u8, bytes: &[u8]) -> Result<Chain, ChainError> {
-    let mut chain = Chain { protocol: first, offset: 0, fragment: None, source_routed: false, named_at: None };
+    let mut chain =
+        Chain { protocol: first, offset: 0, fragment: None, source_routed: false, routed: false, named_at: None };
     if !is_extension(first) {
         return Ok(chain);
     }
@@ -180,7 +183,9 @@ pub fn walk(first: u8, bytes: &[u8]) -> Result<Chain, ChainError> {
             proto::AH => (usize::from(h[1]) + 2) * 4,
             proto::HOP_BY_HOP if chain.offset != 0 => return Err(ChainError::Misplaced),
             p => {
-                chain.source_routed |= p == proto::ROUTING && h[2] == 0 && h[3] != 0;
+                let routed = p == proto::ROUTING && h[3] != 0;
+                chain.routed |= routed;
+                chain.source_routed |= routed && h[2] == 0;
                 (usize::from(h[1]) + 1) * 8
             }
         };
