@@ -75,6 +75,12 @@ impl Error {
         self.errno() == Some(libc::EEXIST)
     }
 
+    /// Whether there is no route to a destination, or one that forbids it.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self.errno(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL))
+            && matches!(self, Error::Kernel { .. })
+    }
+
     /// Wraps a system error with what was attempted.
     pub(crate) fn io(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
         Error::Io { what: what.into(), source: source.into() }

@@ -247,7 +247,7 @@ impl Netlink {
     }
 
     /// The route that the kernel would take to `destination` now (`ip route get`): one hop, and the source in `src`.
-    /// `oif`: only through this device. Unreachable: an error for which `is_unreachable` errno holds (`ENETUNREACH`, ...).
+    /// `oif`: only through this device. No way there: an error for which `is_unreachable()` holds.
     pub fn route_to(&mut self, destination: IpAddr, oif: Option<u32>) -> Result<Route> {
         let mut message = RouteMessage::default();
         message.header.address_family = family(destination);

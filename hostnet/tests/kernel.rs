@@ -99,6 +99,9 @@ fn addresses_routes_rules_neighbours() {
     );
     let nowhere = near.netlink.route_to("203.0.113.1".parse().unwrap(), None).unwrap_err();
     assert_eq!(nowhere.errno(), Some(libc::ENETUNREACH), "{nowhere}");
+    near.sh("ip route add blackhole 203.0.113.0/24");
+    assert!(nowhere.is_unreachable());
+    assert!(near.netlink.route_to("203.0.113.1".parse().unwrap(), None).unwrap_err().is_unreachable());
     near.netlink.replace_route(&Route { table: 100, ..route.clone() }).unwrap();
     assert!(near.netlink.routes().unwrap().iter().any(|r| r.table == 100 && r.dst == route.dst));
     near.netlink.delete_route(&route).unwrap();
