@@ -9,9 +9,11 @@ mod entry;
 mod hash;
 mod key;
 mod table;
+mod verdict;
 
-pub use entry::{Action, Entry, EntryState, Flags, Half, HalfRef, Rewrite, Slot, TimeoutClass, Timeouts, Verdict};
+pub use entry::{Entry, EntryState, Half, HalfRef, Slot};
 pub use hash::{FlowHash, siphash13};
 pub use key::{Addr, Key, V4, V6};
 pub(crate) use table::Line;
 pub use table::{FlowConfig, FlowError, FlowTable, InsertError, LineStats};
+pub use verdict::{Action, Flags, Rewrite, TimeoutClass, Timeouts, Verdict};

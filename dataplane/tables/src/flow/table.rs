@@ -202,8 +202,7 @@ impl<A: Addr> FlowTable<A> {
         Slot::from_index(self.lines[line].slots[way])
     }
 
-    /// Where the index holds a key. Ends: passed-by counts of all lines being positive means as many entries outside
-    /// their home as lines, and then the sequence ends after a round.
+    /// Where the index holds a key. Ends at a line that no entry passed by, after one round at the latest.
     #[inline]
     fn locate(&self, key: &Key<A>, hash: FlowHash) -> Option<(usize, usize)> {
         let tag = hash.tag();
