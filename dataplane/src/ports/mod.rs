@@ -23,6 +23,9 @@ mod sum;
 
 pub mod afpacket;
 
+#[cfg(test)]
+mod tests;
+
 pub use buffers::{Buffers, PoolSizes, Pools};
 pub use error::OpenError;
 pub use ethdev::EthdevPort;
