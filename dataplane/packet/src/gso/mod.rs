@@ -65,7 +65,7 @@ pub struct Segmenter {
     p: Parsed,
     size: NonZeroU16,
     count: usize,
-    /// The UDP checksum field was zero on purpose.
+    /// The UDP checksum field was zero on purpose (IPv4 only: RFC 8200 section 8.1).
     no_checksum: bool,
 }
 
@@ -91,7 +91,8 @@ impl Segmenter {
             return Err(GsoError::TooMany);
         }
         let field = be16(head, usize::from(p.l4_off) + csum_at(&p));
-        let no_checksum = p.proto == proto::UDP && field == 0 && !matches!(meta.csum, Csum::Partial { .. });
+        let no_checksum =
+            p.proto == proto::UDP && field == 0 && !p.addrs.is_v6() && !matches!(meta.csum, Csum::Partial { .. });
         Ok(Segmenter { outer, p, size, count, no_checksum })
     }
 

@@ -1,6 +1,7 @@
 //! For tests, here and above: a buffer over vectors, and frames made the slow and obvious way.
 
 mod frames;
+pub mod fuzz;
 mod strategies;
 mod vecbuf;
 

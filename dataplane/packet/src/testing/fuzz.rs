@@ -1,0 +1,195 @@
+//! What the fuzz targets of `tests/fuzz` do with their input, so that ordinary tests can do it over kept seeds.
+
+use super::VecBuf;
+use crate::buf::{Csum, Gso, Meta, PacketBuf};
+use crate::build::{Answer, IcmpError, arp_reply, echo_reply, icmp_error, may_answer, neighbour_advertisement};
+use crate::build::{decrement_ttl, set_tos};
+use crate::checksum::complete;
+use crate::gro::Merge;
+use crate::gso::{MAX_HEADERS, Segmenter};
+use crate::id::Mac;
+use crate::parse::{Kind, Parsed, Verdict, parse, transport_ok};
+
+/// First byte: how many 256ths of the frame are its first segment; the rest: the frame.
+///
+/// # Panics
+/// If a promise of the parser is broken.
+pub fn parse_frame(data: &[u8]) {
+    let Some((&split, frame)) = data.split_first() else { return };
+    let head = &frame[..(frame.len() * usize::from(split)).div_ceil(255).min(frame.len())];
+    let Ok(mut p) = parse(head, frame.len()) else { return };
+    assert!(p.l3_off <= p.l4_off && p.l4_off <= p.payload_off);
+    assert!(usize::from(p.payload_off) <= p.frame_len() && p.frame_len() <= frame.len());
+    if let Ok(e) = p.embedded(head) {
+        assert!(p.payload_off <= e.l3_off && e.l3_off < e.l4_off && usize::from(e.l4_off) <= p.frame_len());
+    }
+    let whole = parse(frame, frame.len());
+    assert_eq!(whole, Ok(p), "the head alone tells as much as the frame");
+    answers(frame, &p);
+    let mut copy = head.to_vec();
+    let _ = decrement_ttl(&mut copy, &mut p);
+    set_tos(&mut copy, &mut p, split);
+    assert_eq!(parse(&copy, frame.len()), Ok(p));
+}
+
+/// Every answer to a frame is itself a sound frame.
+fn answers(frame: &[u8], p: &Parsed) {
+    let me = Mac::GATEWAY;
+    let from = if p.addrs.is_v6() { [0xfd; 16].into() } else { [169, 254, 1, 1].into() };
+    let answer = Answer { from, src_mac: me, dst_mac: Mac([2; 6]) };
+    let mut out = VecBuf::empty();
+    let whole = VecBuf::new(frame);
+    if may_answer(p, IcmpError::TimeExceeded) {
+        assert!(icmp_error(&mut out, &whole, p, IcmpError::TimeExceeded, &answer));
+        sound(&out);
+    }
+    let good = transport_ok(&whole, p) == Verdict::Good;
+    let mut reply = whole.clone();
+    if echo_reply(&mut reply, p) && good {
+        sound(&reply);
+    }
+    let mut advert = whole.clone();
+    if neighbour_advertisement(&mut advert, p, me) {
+        sound(&advert);
+    }
+    let mut arp = frame.to_vec();
+    if p.kind == Kind::Arp && arp_reply(&mut arp, p, me) {
+        assert_eq!(parse(&arp, arp.len()).map(|a| a.addrs.src()), Ok(p.addrs.dst()));
+    }
+}
+
+/// Parses, and its checksum is right by its bytes alone.
+fn sound(buf: &VecBuf) {
+    let bytes = VecBuf::new(&buf.bytes());
+    let p = parse(bytes.head(), bytes.len()).expect("what we make parses");
+    assert_eq!(transport_ok(&bytes, &p), Verdict::Good, "{p:?}");
+}
+
+/// Eight bytes (GSO kind and checksum state, size, tunnel length, checksum start, where to cut the chain), then a frame.
+///
+/// # Panics
+/// If segments do not cover the payload or are not sound.
+pub fn gso(data: &[u8]) {
+    let Some((&[kind, s0, s1, tunnel, c0, c1, cut0, cut1], frame)) = data.split_first_chunk() else { return };
+    let size = u16::from_be_bytes([s0, s1]);
+    let gso = [Gso::Tcp4 { size }, Gso::Tcp6 { size }, Gso::Udp { size }, Gso::None][usize::from(kind & 3)];
+    let csum = match kind >> 2 & 3 {
+        0 => Csum::Unknown,
+        1 => Csum::Good,
+        k => Csum::Partial { start: u16::from_be_bytes([c0, c1]), offset: if k == 2 { 16 } else { 6 } },
+    };
+    let cut = usize::from(u16::from_be_bytes([cut0, cut1]));
+    let buf = VecBuf::segmented(frame, 0, &[cut, cut * 2]).with_meta(Meta { gso, csum, tunnel, ..Meta::default() });
+    if let Ok(s) = Segmenter::new(&buf) {
+        let mut at = s.header_len();
+        for i in 0..s.segments() {
+            let (bytes, next) = cut_one(&s, &buf, i);
+            assert_eq!(next.0, at);
+            at += next.1;
+            let inner = VecBuf::new(&bytes[usize::from(tunnel)..]);
+            let p = parse(inner.head(), inner.len()).expect("segments parse");
+            assert_ne!(transport_ok(&inner, &p), Verdict::Bad);
+        }
+        assert_eq!(at, s.parsed().frame_len());
+    }
+    let mut buf = buf;
+    let _ = complete(&mut buf);
+}
+
+/// Segment `i`, and its payload's offset and length.
+fn cut_one(s: &Segmenter, buf: &VecBuf, i: usize) -> (Vec<u8>, (usize, usize)) {
+    let mut header = [0; MAX_HEADERS];
+    let seg = s.segment(buf, i, &mut header).expect("within");
+    let mut payload = vec![0; seg.payload_len];
+    assert!(buf.copy_to(seg.payload_off, &mut payload));
+    ([&header[..seg.header_len], &payload].concat(), (seg.payload_off, seg.payload_len))
+}
+
+/// Two bytes of length, the first frame, the second.
+///
+/// # Panics
+/// If a merge, cut again, is not what was merged.
+pub fn gro(data: &[u8]) {
+    let Some((&len, rest)) = data.split_first_chunk() else { return };
+    let Some((a, b)) = rest.split_at_checked(usize::from(u16::from_be_bytes(len))) else { return };
+    let (Ok(mut p), Ok(q)) = (parse(a, a.len()), parse(b, b.len())) else { return };
+    let (a, b) = (&a[..p.frame_len()], &b[..q.frame_len()]);
+    let meta = Meta { csum: Csum::Good, ..Meta::default() };
+    let Some(mut m) = Merge::start(a, &p, &meta) else { return };
+    if m.push((a, &p, &meta), (b, &q, &meta)).is_err() {
+        return;
+    }
+    let mut buf = VecBuf::new(a).with_meta(meta);
+    buf.push_segment(&b[usize::from(q.payload_off)..]);
+    assert!(m.finish(&mut buf, &mut p));
+    assert_eq!(parse(buf.head(), buf.len()), Ok(p));
+    let s = Segmenter::new(&buf).expect("what was merged can be cut");
+    assert_eq!(s.segments(), 2);
+    for (i, want) in [a, b].into_iter().enumerate() {
+        let (got, _) = cut_one(&s, &buf, i);
+        assert_eq!(canonical(&got), canonical(want));
+    }
+}
+
+/// Without what a merge may change: the identification of unfragmentable packets, and the checksums, which the input claims to be
+/// right without being asked.
+fn canonical(frame: &[u8]) -> Vec<u8> {
+    let p = parse(frame, frame.len()).expect("it parsed before");
+    let mut f = frame.to_vec();
+    let (l3, l4) = (usize::from(p.l3_off), usize::from(p.l4_off));
+    if !p.addrs.is_v6() {
+        f[l3 + 10..l3 + 12].fill(0);
+        if p.df {
+            f[l3 + 4..l3 + 6].fill(0);
+        }
+    }
+    f[l4 + 16..l4 + 18].fill(0);
+    f
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{any_bytes, gso_spec, mutated};
+
+    /// Runs a target over the seeds that are kept for it.
+    fn replay(name: &str, target: fn(&[u8])) {
+        let dir = format!("{}/../../tests/fuzz/seeds/{name}", env!("CARGO_MANIFEST_DIR"));
+        let mut seen = 0;
+        for entry in std::fs::read_dir(&dir).expect("the seeds are part of the repository") {
+            target(&std::fs::read(entry.expect("an entry").path()).expect("a seed can be read"));
+            seen += 1;
+        }
+        assert!(seen > 0, "{dir} is empty");
+    }
+
+    #[test]
+    fn seeds() {
+        replay("parse", parse_frame);
+        replay("gso", gso);
+        replay("gro", gro);
+    }
+
+    proptest! {
+        #[test]
+        fn parse_copes(f in prop_oneof![mutated(), any_bytes()], split: u8) {
+            parse_frame(&[&[split][..], &f].concat());
+        }
+
+        #[test]
+        fn gso_copes(head: [u8; 8], spec in gso_spec(false), sound: bool, size in 1u8..250) {
+            let mut f = spec.build();
+            f.truncate(2000);
+            let head = if sound { [4 | head[0] & 1, 0, size, 0, 0, 0, head[6] & 1, head[7]] } else { head };
+            gso(&[&head[..], &f].concat());
+        }
+
+        #[test]
+        fn gro_copes(a in mutated(), b in mutated(), same: bool) {
+            let len = (a.len() as u16).to_be_bytes();
+            gro(&[&len[..], &a, if same { &a } else { &b }].concat());
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! See `podplane_packet::testing::fuzz::gro`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| podplane_packet::testing::fuzz::gro(data));
