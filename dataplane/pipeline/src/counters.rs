@@ -42,7 +42,8 @@ fn add(cell: &AtomicU64, n: u64) {
 }
 
 impl PortCounters {
-    /// Packets and bytes that this worker's pipeline took from the port (on the worker that received them).
+    /// Packets and bytes that came in by the port and that this worker owned (or could not hand over to their owner):
+    /// each packet is counted once, by one worker.
     pub fn rx(&self) -> (u64, u64) {
         (self.rx_packets.load(Relaxed), self.rx_bytes.load(Relaxed))
     }
@@ -76,7 +77,7 @@ impl WorkerCounters {
         &self.ports[port.index().min(self.ports.len() - 1)]
     }
 
-    /// Counts packets taken from a port. Call it where the packet was received, not where it was handed over to.
+    /// Counts packets taken from a port. The engine does that itself; others need not.
     #[inline]
     pub fn count_rx(&self, port: PortId, packets: u64, bytes: u64) {
         let c = self.port(port);

@@ -131,8 +131,13 @@ impl<B: PacketBuf> Engine<B> {
         let now = env.now();
         let mut w = World { snap, env, st: &mut self.state, now };
         for buf in burst.drain(..) {
-            let mut p = Pkt { ctx: Ctx::new(buf.meta().port), buf };
-            match run(&mut w, &mut p, NodeId::Classify, Stage::Examine) {
+            let (port, len) = (buf.meta().port, buf.len() as u64);
+            let mut p = Pkt { ctx: Ctx::new(port), buf };
+            let next = run(&mut w, &mut p, NodeId::Classify, Stage::Examine);
+            if !matches!(next, Next::HandOver(_)) {
+                w.st.counters.count_rx(port, 1, len);
+            }
+            match next {
                 Next::To(node) => {
                     p.ctx.next = node;
                     packets.push(p);

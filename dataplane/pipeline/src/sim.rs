@@ -227,7 +227,6 @@ impl Sim {
             PortId::UPLINK => worker,
             _ => n.snapshot.port(port).map_or(WorkerId(0), |p| p.home),
         };
-        n.counters[to.index()].count_rx(port, 1, buf.len() as u64);
         n.injected += 1;
         n.queues[to.index()].packets.push_back(buf);
     }
@@ -269,7 +268,10 @@ impl Sim {
                     // What a device without offloads does on the way out and finds on the way in.
                     let _ = checksum::complete(&mut buf);
                     *buf.meta_mut() = Meta { csum: Csum::Unknown, ..Meta::default() };
-                    let spread = buf.bytes().iter().fold(0usize, |h, b| h.wrapping_mul(31).wrapping_add((*b).into()));
+                    // By the outer flow, as a NIC's receive-side scaling or a fanout does.
+                    let flow = if buf.head()[12..14] == [0x86, 0xdd] { 22..58 } else { 26..38 };
+                    let flow = buf.head().get(flow).unwrap_or_default();
+                    let spread = flow.iter().fold(0usize, |h, b| h.wrapping_mul(31).wrapping_add((*b).into()));
                     let worker = WorkerId((spread % usize::from(self.config.workers)) as u8);
                     self.inject(to, PortId::UPLINK, worker, buf);
                 }

@@ -236,7 +236,8 @@ impl<E: Env> World<'_, E> {
             Next::Transmit(port, pass) => self.transmit(port, p.buf, pass),
             Next::HandOver(to) => {
                 let port = p.ctx.via.port;
-                if self.env.hand_over(to, p.buf).is_err() {
+                if let Err(buf) = self.env.hand_over(to, p.buf) {
+                    self.st.counters.count_rx(port, 1, buf.len() as u64);
                     self.drop(port, DropReason::HandOverQueueFull);
                 }
             }
