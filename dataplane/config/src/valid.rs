@@ -132,6 +132,13 @@ pub struct Transaction {
     changes: BTreeMap<v1::Key, Option<v1::Object>>,
 }
 
+impl Transaction {
+    /// Whether it is a full synchronisation: what it does not name is removed.
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+}
+
 /// Collects messages into transactions.
 #[derive(Debug, Default)]
 pub struct Assembler {

@@ -70,13 +70,14 @@ impl EthdevPort {
         role: Role,
         workers: u8,
         pools: &Pools,
+        mtu: Option<u16>,
     ) -> Result<(PortFacts, Arc<Shared>, Vec<EthdevPort>), OpenError> {
         let device = |e: DevError| OpenError::Device { name: devargs.to_owned(), source: e };
         let mut dev = Port::attach(&pools.eal, devargs).map_err(device)?;
         let info = dev.info().map_err(device)?;
         let (queues, home) = queues(role, workers, info.max_rx_queues.min(info.max_tx_queues));
-        let mtu = dev.mtu().map_err(device)?;
-        let pool = if usize::from(mtu) + 22 > SMALL { &pools.large } else { &pools.small };
+        let expected = mtu.map_or_else(|| dev.mtu(), Ok).map_err(device)?;
+        let pool = if usize::from(expected) + 22 > SMALL { &pools.large } else { &pools.small };
         let config = PortConfig {
             rx_pools: vec![pool.clone(); usize::from(queues)],
             tx_queues: queues,
@@ -85,6 +86,7 @@ impl EthdevPort {
                 | RxOffloads::UDP_CKSUM
                 | RxOffloads::VLAN_STRIP,
             tx_offloads: TxOffloads::MULTI_SEGS,
+            mtu,
             ..PortConfig::default()
         };
         let granted = dev.configure(&config).map_err(device)?;

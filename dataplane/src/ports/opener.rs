@@ -66,6 +66,7 @@ impl PortMonitor {
 pub struct PortOpener {
     workers: u8,
     budget: Arc<SocketBudget>,
+    ethdev_mtu: Option<u16>,
 }
 
 impl PortOpener {
@@ -74,7 +75,12 @@ impl PortOpener {
 
     /// An opener for `workers` workers (at least one), whose sockets share `socket_memory` bytes of kernel memory.
     pub fn new(workers: u8, socket_memory: usize) -> PortOpener {
-        PortOpener { workers: workers.max(1), budget: SocketBudget::new(socket_memory) }
+        PortOpener { workers: workers.max(1), budget: SocketBudget::new(socket_memory), ethdev_mtu: None }
+    }
+
+    /// The same, which sets the MTU of the DPDK devices that it opens (bytes) instead of taking it from them.
+    pub fn with_ethdev_mtu(self, mtu: Option<u16>) -> PortOpener {
+        PortOpener { ethdev_mtu: mtu, ..self }
     }
 
     /// Opens a kernel interface of the calling thread's network namespace: a pod's host end, the host port's, or the
@@ -97,7 +103,7 @@ impl PortOpener {
     /// # Errors
     /// DPDK knows no such device, or refused its configuration; see [`OpenError`].
     pub fn open_ethdev(&self, port: PortId, devargs: &str, role: Role, pools: &Pools) -> Result<OpenedPort, OpenError> {
-        let (facts, shared, ends) = EthdevPort::open(port, devargs, role, self.workers, pools)?;
+        let (facts, shared, ends) = EthdevPort::open(port, devargs, role, self.workers, pools, self.ethdev_mtu)?;
         Ok(OpenedPort {
             facts,
             ends: ends.into_iter().map(PortIo::Ethdev).collect(),

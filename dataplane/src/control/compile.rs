@@ -1,0 +1,89 @@
+//! From the agent's validated configuration and the open ports to what the pipeline compiles.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use podplane_config::valid::State;
+use podplane_packet::id::{Mac, PortId, WorkerId};
+use podplane_pipeline::snapshot::{LocalConfig, PeerConfig, PortClass, PortEntry, Prefix, SnapshotConfig};
+
+use super::table::Attached;
+
+/// What does not change while the process lives.
+#[derive(Clone, Copy, Debug)]
+pub struct Base {
+    /// How many workers there are.
+    pub workers: u8,
+    /// The key of the pipeline's hashes.
+    pub seed: [u64; 2],
+    /// The node's Ethernet address, on the uplink and the host port.
+    pub mac: Mac,
+    /// The uplink's and the host port's MTU in bytes.
+    pub mtu: u16,
+}
+
+impl Base {
+    /// What is in force without an agent: uplink and host port are joined at L2.
+    pub fn alone(&self) -> SnapshotConfig {
+        let entry = |kind| PortEntry {
+            kind,
+            home: WorkerId(0),
+            mac: self.mac,
+            v4: None,
+            v6: None,
+            mtu: self.mtu,
+            incarnation: 0,
+        };
+        SnapshotConfig {
+            workers: self.workers,
+            seed: self.seed,
+            ports: vec![(PortId::UPLINK, entry(PortClass::Uplink)), (PortId::HOST, entry(PortClass::Host))],
+            local: None,
+            peers: Vec::new(),
+        }
+    }
+
+    /// What is in force with `state`, the pods' ports `attached`, and the peers' next hops.
+    pub fn with<'a>(
+        &self,
+        state: &State,
+        attached: impl Iterator<Item = &'a Attached>,
+        next_hop: impl Fn(IpAddr) -> Option<Mac>,
+    ) -> SnapshotConfig {
+        let mut config = self.alone();
+        config.ports.extend(attached.map(|port| (port.id, entry(port, state))));
+        config.local = state.local.as_ref().map(|local| LocalConfig {
+            vtep: local.vtep,
+            addresses: local.addresses.clone(),
+            pod_cidrs: local.pod_cidrs.iter().map(prefix).collect(),
+            vni: local.vni,
+            pod_mtu: local.pod_mtu,
+        });
+        let peer = |peer: &podplane_config::valid::Peer| PeerConfig {
+            vtep: peer.vtep,
+            addresses: peer.addresses.clone(),
+            pod_cidrs: peer.pod_cidrs.iter().map(prefix).collect(),
+            next_hop: next_hop(peer.vtep),
+        };
+        config.peers = state.peers.values().map(peer).collect();
+        config
+    }
+}
+
+fn entry(port: &Attached, state: &State) -> PortEntry {
+    let pod_mtu = state.local.as_ref().map_or(u16::MAX, |local| local.pod_mtu);
+    PortEntry {
+        kind: PortClass::Pod,
+        home: port.home,
+        mac: port.endpoint.mac,
+        v4: port.endpoint.addresses.v4,
+        v6: port.endpoint.addresses.v6,
+        // The pod's own end may be smaller than the device that we see, never larger than what pods were promised.
+        mtu: port.facts.mtu.min(pod_mtu),
+        incarnation: port.incarnation,
+    }
+}
+
+fn prefix(net: IpNet) -> Prefix {
+    Prefix { addr: net.addr(), len: net.prefix_len() }
+}

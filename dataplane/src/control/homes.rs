@@ -1,0 +1,82 @@
+//! Which index and which home a new port gets.
+
+use std::collections::BTreeSet;
+
+use podplane_packet::id::{PortId, WorkerId};
+
+/// Indices and homes in use.
+#[derive(Debug)]
+pub struct Homes {
+    used: BTreeSet<PortId>,
+    /// Ports of each worker.
+    load: Vec<usize>,
+}
+
+impl Homes {
+    /// Nothing but the uplink, and the host port with the first worker as its home.
+    pub fn new(workers: u8) -> Homes {
+        let mut load = vec![0; usize::from(workers.max(1))];
+        load[0] = 1;
+        Homes { used: BTreeSet::new(), load }
+    }
+
+    /// A free index, and the worker with the fewest ports. `None`: the node is full.
+    ///
+    /// The index is the one after the highest ever taken for as long as there is one: an index that was just left
+    /// may still be named by flows on their way out.
+    pub fn take(&mut self) -> Option<(PortId, WorkerId)> {
+        let all = || (PortId::FIRST_POD.index()..PortId::MAX).map(|i| PortId(i as u16));
+        let after = self.used.last().map_or(PortId::FIRST_POD, |last| PortId(last.0 + 1));
+        let id = all().filter(|id| *id >= after).chain(all()).find(|id| !self.used.contains(id))?;
+        let (home, load) = self.load.iter_mut().enumerate().min_by_key(|(_, load)| **load)?;
+        *load += 1;
+        self.used.insert(id);
+        Some((id, WorkerId(home as u8)))
+    }
+
+    /// Gives an index back.
+    pub fn release(&mut self, id: PortId, home: WorkerId) {
+        if self.used.remove(&id)
+            && let Some(load) = self.load.get_mut(home.index())
+        {
+            *load = load.saturating_sub(1);
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn ports_spread_over_the_workers() {
+        let mut homes = Homes::new(3);
+        let taken: Vec<u8> = (0..8).map(|_| homes.take().unwrap().1.0).collect();
+        assert_eq!(taken, [1, 2, 0, 1, 2, 0, 1, 2], "the host port counts for worker 0");
+    }
+
+    proptest! {
+        #[test]
+        fn indices_are_unique_valid_and_all_usable(steps in prop::collection::vec((any::<bool>(), any::<prop::sample::Index>()), 0..200)) {
+            let mut homes = Homes::new(4);
+            let mut held: Vec<(PortId, WorkerId)> = Vec::new();
+            for (take, which) in steps {
+                if take || held.is_empty() {
+                    let new = homes.take().unwrap();
+                    prop_assert!(new.0 >= PortId::FIRST_POD && new.0.index() < PortId::MAX);
+                    prop_assert!(held.iter().all(|h| h.0 != new.0));
+                    held.push(new);
+                } else {
+                    let (id, home) = held.swap_remove(which.index(held.len()));
+                    homes.release(id, home);
+                }
+            }
+            while homes.take().is_some() {
+                held.push((PortId::default(), WorkerId::default()));
+            }
+            prop_assert_eq!(held.len(), PortId::MAX - PortId::FIRST_POD.index());
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! How the memory given to the dataplane is divided.
+
+use podplane_packet::id::PortId;
+
+use crate::ports::PoolSizes;
+use crate::ports::buffers::{LARGE, SMALL};
+
+/// Bytes of the flow tables for one half-entry of each family, index and timers included, roughly.
+const FLOW_BYTES: u64 = 448;
+/// The fewest half-entries of each family with which a worker makes sense.
+const LEAST_FLOWS: u64 = 4096;
+/// The most: the tables' limit is far above, but nobody has measured it.
+const MOST_FLOWS: u64 = 1 << 22;
+
+/// How the memory is divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Division {
+    /// What DPDK reserves, in MiB: buffers, rings, devices.
+    pub eal_mib: u32,
+    /// The pools.
+    pub pools: PoolSizes,
+    /// Half-entries of each family in each worker's flow tables.
+    pub flows: usize,
+    /// How many of them one pod may have.
+    pub port_quota: u32,
+}
+
+impl Division {
+    /// Divides `mib` MiB (64 at least) among the buffers and `workers` workers: seven eighths for DPDK, one for flows.
+    pub fn of(mib: u32, workers: u8) -> Division {
+        let flow_mib = mib / 8;
+        let eal_mib = mib - flow_mib;
+        let flows = ((u64::from(flow_mib) << 20) / FLOW_BYTES / u64::from(workers.max(1))).clamp(LEAST_FLOWS, MOST_FLOWS);
+        // A quarter stays for DPDK's own rings and for devices' queues.
+        let pools = (u64::from(eal_mib) << 20) * 3 / 4;
+        let count = |percent: u64, room: usize| (pools * percent / 100 / (room as u64 + 512)) as u32;
+        Division {
+            eal_mib,
+            pools: PoolSizes { small: count(40, SMALL), large: count(54, LARGE), slices: count(6, 0) },
+            flows: flows as usize,
+            // One pod may not fill the table, and a node with few pods may use most of it.
+            port_quota: (flows / 2).max(LEAST_FLOWS / 2) as u32,
+        }
+    }
+}
+
+// 250 pods find room: what is divided is shared, nothing is reserved for a port.
+const _: () = assert!(PortId::MAX > 252);
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_fits_what_was_given() {
+        for mib in [64, 256, 1024, 16 * 1024] {
+            for workers in [1, 2, 8, 64] {
+                let division = Division::of(mib, workers);
+                assert!(division.pools.bytes() <= u64::from(division.eal_mib) << 20, "{mib} MiB: {division:?}");
+                assert!(division.pools.large >= 1024 && division.pools.small >= 4096, "{mib} MiB: {division:?}");
+                assert!(division.port_quota as usize <= division.flows);
+                assert!(division.eal_mib < mib);
+            }
+        }
+    }
+
+    #[test]
+    fn the_default_holds_a_hundred_thousand_connections_of_two_workers() {
+        assert!(Division::of(1024, 2).flows >= 100_000);
+    }
+}

@@ -1,0 +1,194 @@
+//! From the command line to a running dataplane, and back: every step that fails undoes those before it.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use arc_swap::ArcSwap;
+use dpdk_glue::{Eal, EalConfig, Hugepages, Pci};
+use podplane_config::link::{self, Facts};
+use podplane_packet::id::{PortId, WorkerId};
+use podplane_pipeline::{Engine, EngineConfig, Snapshot};
+use podplane_tables::mem::Want;
+use podplane_tables::reasm::Limits;
+use sd_notify::NotifyState;
+
+use crate::args::{Args, Uplink};
+use crate::clock::{Clock, millis};
+use crate::control::answers::{Answers, Constants};
+use crate::control::compile::Base;
+use crate::control::door::{Door, Hall};
+use crate::control::publish::Publisher;
+use crate::control::table::Table;
+use crate::control::view::{Baseline, PortView, View};
+use crate::control::{Control, Parts};
+use crate::lcores::Crew;
+use crate::memory::Division;
+use crate::ports::{Buffers, OpenedPort, Pkt, Pools, PortIo, PortOpener};
+use crate::signals::Stop;
+use crate::uplink::{HOST_HOME, Node, make_folders};
+use crate::worker::Worker;
+use crate::worker::shared::Shared;
+
+/// The socket's name in the run folder.
+const SOCKET: &str = "dataplane.sock";
+
+/// Runs the dataplane until SIGTERM or SIGINT. Everything is given back when it returns, also with an error.
+///
+/// # Errors
+/// What could not be had, and the cure.
+pub fn run(args: &Args) -> Result<()> {
+    args.check().map_err(anyhow::Error::msg)?;
+    let stop = Stop::on_signals().context("hearing signals")?;
+    make_folders(&[&args.run_dir, &args.state_dir])?;
+    let socket = args.run_dir.join(SOCKET);
+    // Before anything is touched: it says whether another dataplane runs here.
+    let listener = link::listen(&socket)?;
+    let division = Division::of(args.memory, args.workers);
+    let eal = start_eal(args, &division)?;
+    let pools = Pools::create(&eal, &division.pools).context("making the pools of packet buffers")?;
+    let opener = PortOpener::new(args.workers, PortOpener::DEFAULT_SOCKET_MEMORY).with_ethdev_mtu(args.mtu);
+    let node = Node::take(args, &opener, &pools)?;
+
+    let base = Base { workers: args.workers, seed: random_seed()?, mac: node.mac(), mtu: node.mtu };
+    let snapshot = Snapshot::compile(&base.alone(), None)?;
+    let shared = Shared::new(args.workers, snapshot, Clock::start())?;
+    stop.wakes(&shared);
+    let (workers, flow_capacity) = make_workers(args, &division, &base, &shared, &pools, eal.has_hugepages())?;
+    let crew = Crew::start(&eal, workers, args.lcores.as_ref(), &shared)?;
+
+    let Node { uplink, host, facts, mtu, taken } = node;
+    let own_ports = vec![own_port(PortId::UPLINK, &uplink, None, &base), own_port(PortId::HOST, &host, Some(HOST_HOME), &base)];
+    let mut publisher = Publisher::new(&shared);
+    publisher.attach(ends(uplink, host))?;
+
+    let view = Arc::new(ArcSwap::from_pointee(View::default()));
+    let constants = Constants {
+        uplink: args.uplink.to_string(),
+        mac: base.mac,
+        mtu,
+        host_ifname: facts.host_port.clone(),
+        cpus: args.lcores.clone(),
+        flow_capacity,
+        hugepages: eal.has_hugepages(),
+        warnings: eal.warnings().to_vec(),
+    };
+    let answers = Arc::new(Answers::new(constants, Arc::clone(&shared), pools.clone(), Arc::clone(&view)));
+    let hall = Arc::new(Hall::default());
+    let mut control = Control::new(Parts {
+        shared: Arc::clone(&shared),
+        base,
+        publisher,
+        table: Table::new(opener, Arc::clone(&shared)),
+        own_ports,
+        host_index: facts.host_port_index,
+        hall: Arc::clone(&hall),
+        view,
+        answers: Arc::clone(&answers),
+        stop,
+    })?;
+    let told = Facts {
+        version: podplane_version::line().to_owned(),
+        uplink: args.uplink.to_string(),
+        uplink_mtu: mtu,
+        workers: args.workers,
+        host_ifname: facts.host_port,
+    };
+    let door = Door::open(listener, &socket, told, answers, hall, Arc::clone(&shared)).context("serving the socket")?;
+    tracing::info!(uplink = %args.uplink, mac = %base.mac, mtu, workers = args.workers, "forwarding");
+    notify(&[NotifyState::Ready]);
+
+    let result = control.run();
+    notify(&[NotifyState::Stopping]);
+    // In this order: no new visitors, no more packets, ports closed with the workers, and the uplink to the kernel.
+    drop(door);
+    drop(control);
+    drop(crew);
+    drop(taken);
+    result.map_err(Into::into)
+}
+
+fn start_eal(args: &Args, division: &Division) -> Result<Eal> {
+    let config = EalConfig {
+        program: "podplane-dataplane".to_owned(),
+        memory_mib: division.eal_mib,
+        hugepages: if args.no_huge { Hugepages::Off } else { Hugepages::Auto },
+        pci: match &args.uplink {
+            Uplink::Pci(device) => Pci::Allow(vec![device.clone()]),
+            _ => Pci::Off,
+        },
+        // Several nodes of a lab run on one machine.
+        extra: vec![format!("--file-prefix=podplane-{}", std::process::id())],
+        ..EalConfig::default()
+    };
+    let eal = Eal::init(&config)?;
+    for warning in eal.warnings() {
+        tracing::warn!("{warning}");
+    }
+    tracing::info!(dpdk = dpdk_glue::dpdk_version(), hugepages = eal.has_hugepages(), "DPDK has started");
+    Ok(eal)
+}
+
+/// The workers, and the room in the flow tables of each.
+fn make_workers(
+    args: &Args,
+    division: &Division,
+    base: &Base,
+    shared: &Arc<Shared>,
+    pools: &Pools,
+    hugepages: bool,
+) -> Result<(Vec<Worker>, usize)> {
+    let mut workers = Vec::with_capacity(usize::from(args.workers));
+    let mut capacity = 0;
+    for me in (0..args.workers).map(WorkerId) {
+        let engine: Engine<Pkt> = Engine::new(EngineConfig {
+            worker: me,
+            workers: args.workers,
+            flow_capacity: division.flows,
+            port_quota: division.port_quota,
+            memory: if hugepages { Want::Huge } else { Want::Base },
+            fragments: Limits::default(),
+            seed: base.seed,
+            now: millis(shared.clock.nanos()),
+            counters: Arc::clone(&shared.seat(me).counters),
+        })?;
+        capacity = engine.gauges().flow_capacity;
+        workers.push(Worker::new(me, shared, engine, Buffers::new(pools), args.busy_poll)?);
+    }
+    Ok((workers, capacity))
+}
+
+fn ends(uplink: OpenedPort, host: OpenedPort) -> Vec<(PortId, Vec<PortIo>)> {
+    vec![(PortId::UPLINK, uplink.ends), (PortId::HOST, host.ends)]
+}
+
+fn own_port(id: PortId, opened: &OpenedPort, home: Option<WorkerId>, base: &Base) -> PortView {
+    PortView {
+        id,
+        facts: opened.facts.clone(),
+        monitor: opened.monitor.clone(),
+        endpoint: String::new(),
+        pod: String::new(),
+        home,
+        mac: base.mac,
+        addresses: Vec::new(),
+        mtu: base.mtu,
+        baseline: Arc::new(Baseline::default()),
+    }
+}
+
+/// A key that nobody outside can guess.
+fn random_seed() -> Result<[u64; 2]> {
+    let mut bytes = [0; 16];
+    let read = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
+    read.context("reading /dev/urandom for the key of the flow tables")?;
+    let bits = u128::from_ne_bytes(bytes);
+    Ok([bits as u64, (bits >> 64) as u64])
+}
+
+/// Tells systemd, where it started us.
+fn notify(state: &[NotifyState]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "systemd does not listen");
+    }
+}

@@ -1,0 +1,178 @@
+//! The uplink and the host port: taken over from the kernel and opened; given back on drop.
+
+use std::path::{Path, PathBuf};
+
+use podplane_hostnet::takeover::{self, HostPortSpec, Restored};
+use podplane_packet::id::{Mac, PortId, WorkerId};
+
+use crate::args::{Args, Uplink};
+use crate::ports::{OpenError, OpenedPort, Pools, PortOpener, Role};
+
+/// Why uplink and host port are not there. What was changed has been put back.
+#[derive(Debug, thiserror::Error)]
+pub enum UplinkError {
+    /// The kernel's side.
+    #[error(transparent)]
+    Kernel(#[from] podplane_hostnet::Error),
+    /// A port.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// More than the device carries.
+    #[error("--mtu {wanted} is more than {name} carries ({has} bytes): leave it out, or raise the device's MTU first")]
+    Mtu {
+        /// The device.
+        name: String,
+        /// What was asked for, in bytes.
+        wanted: u16,
+        /// What it has, in bytes.
+        has: u16,
+    },
+    /// More than can be said in a packet.
+    #[error("the uplink's MTU of {0} bytes is more than Podplane carries (9702): set a smaller one")]
+    MtuTooLarge(u32),
+}
+
+/// Uplink and host port, open.
+#[derive(Debug)]
+pub struct Node {
+    /// The device to the other nodes.
+    pub uplink: OpenedPort,
+    /// The dataplane's side of the host port.
+    pub host: OpenedPort,
+    /// What the kernel's side is.
+    pub facts: takeover::Facts,
+    /// The uplink's MTU in bytes, as it is used.
+    pub mtu: u16,
+    /// Gives everything back.
+    pub taken: Taken,
+}
+
+/// A take-over that is given back on drop.
+#[derive(Debug)]
+pub struct Taken {
+    state_dir: PathBuf,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        match takeover::restore(&self.state_dir) {
+            Ok(Restored::Nothing) => {}
+            Ok(restored) => tracing::info!(?restored, "the uplink is the kernel's again"),
+            Err(error) => tracing::error!(
+                %error,
+                "the uplink could not be given back; the agent tries again in some seconds, or start and stop the \
+                 dataplane again"
+            ),
+        }
+    }
+}
+
+/// The largest MTU: a jumbo frame with room for the outer headers in the largest buffers.
+const MAX_MTU: u32 = 9702;
+/// The home of the host port.
+pub const HOST_HOME: WorkerId = WorkerId(0);
+
+impl Node {
+    /// Takes over what `args` names and opens both ports.
+    ///
+    /// # Errors
+    /// [`UplinkError`]; everything is as it was before.
+    pub fn take(args: &Args, opener: &PortOpener, pools: &Pools) -> Result<Node, UplinkError> {
+        match args.taken_over() {
+            Some(name) => take_kernel_interface(args, name, opener, pools),
+            None => take_device(args, opener, pools),
+        }
+    }
+
+    /// The node's Ethernet address, on the uplink and on the host port.
+    pub fn mac(&self) -> Mac {
+        self.facts.mac
+    }
+}
+
+fn take_kernel_interface(args: &Args, name: &str, opener: &PortOpener, pools: &Pools) -> Result<Node, UplinkError> {
+    // Made first: a take-over that fails half-way is given back too.
+    let taken = Taken { state_dir: args.state_dir.clone() };
+    let facts = takeover::take_over(name, &args.state_dir)?;
+    if facts.mtu > MAX_MTU {
+        return Err(UplinkError::MtuTooLarge(facts.mtu));
+    }
+    let uplink = open_uplink(args, opener, pools)?;
+    let has = facts.mtu.min(u32::from(uplink.facts.mtu)) as u16;
+    finish(args, opener, uplink, facts, has, taken)
+}
+
+/// An uplink that the kernel does not know: its address and MTU are known only once it is open.
+fn take_device(args: &Args, opener: &PortOpener, pools: &Pools) -> Result<Node, UplinkError> {
+    if args.host_address.is_empty() {
+        tracing::warn!("the node has no address on its uplink: give --host-address unless one is configured on {}", takeover::HOST_PORT);
+    }
+    let uplink = open_uplink(args, opener, pools)?;
+    let has = uplink.facts.mtu;
+    let spec = HostPortSpec {
+        mac: if args.uplink.is_tap() { beside(uplink.facts.mac) } else { uplink.facts.mac },
+        mtu: u32::from(args.mtu.unwrap_or(has)),
+        addresses: args.host_address.clone(),
+        routes: Vec::new(),
+    };
+    let taken = Taken { state_dir: args.state_dir.clone() };
+    let facts = takeover::create_host_port(&spec, &args.state_dir)?;
+    finish(args, opener, uplink, facts, has, taken)
+}
+
+fn finish(
+    args: &Args,
+    opener: &PortOpener,
+    uplink: OpenedPort,
+    facts: takeover::Facts,
+    has: u16,
+    taken: Taken,
+) -> Result<Node, UplinkError> {
+    let mtu = args.mtu.unwrap_or(has);
+    if mtu > has {
+        return Err(UplinkError::Mtu { name: uplink.facts.name, wanted: mtu, has });
+    }
+    let host = opener.open_interface(PortId::HOST, &facts.dataplane_port, Role::Single { home: HOST_HOME })?;
+    Ok(Node { uplink, host, facts, mtu, taken })
+}
+
+fn open_uplink(args: &Args, opener: &PortOpener, pools: &Pools) -> Result<OpenedPort, OpenError> {
+    match &args.uplink {
+        Uplink::Iface(name) => opener.open_interface(PortId::UPLINK, name, Role::Uplink),
+        Uplink::Ethdev(device) | Uplink::Pci(device) => opener.open_ethdev(PortId::UPLINK, device, Role::Uplink, pools),
+    }
+}
+
+/// Another address than a tap's own, which its kernel side has too: a bridge that the tap is a port of would keep
+/// frames to that address for itself.
+fn beside(mac: Mac) -> Mac {
+    let mut bytes = mac.0;
+    bytes[0] = bytes[0] & !1 | 2;
+    bytes[5] ^= 0x80;
+    Mac(bytes)
+}
+
+/// Makes the folders that the dataplane writes to.
+///
+/// # Errors
+/// The kernel's, with the folder's name.
+pub fn make_folders(folders: &[&Path]) -> std::io::Result<()> {
+    for folder in folders {
+        std::fs::create_dir_all(folder)
+            .map_err(|e| std::io::Error::new(e.kind(), format!("cannot make the folder {}: {e}", folder.display())))?;
+    }
+    Ok(())
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_node_behind_a_tap_has_an_address_of_its_own() {
+        let tap = Mac([0x02, 0x64, 0x74, 0x61, 0x70, 0x00]);
+        assert_ne!(beside(tap), tap);
+        assert!(!beside(tap).is_group());
+        assert_eq!(beside(Mac([0x01, 0, 0, 0, 0, 0])).0[0], 2, "unicast and locally administered");
+    }
+}

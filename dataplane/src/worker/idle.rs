@@ -1,0 +1,139 @@
+//! How one thread sleeps and others wake it, without a lost wake-up and without a system call while it is awake.
+//!
+//! The sleeper raises its flag, fences, looks at every input once more and only then waits. A producer pushes, fences,
+//! and looks at the flag. Of the two fences one comes first: either the sleeper sees what was pushed, or the producer
+//! sees the flag. Checked by loom: `RUSTFLAGS="--cfg loom" cargo test --release -p podplane-dataplane --lib idle`.
+
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicBool, Ordering, fence};
+#[cfg(not(loom))]
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+
+/// Ends the sleeper's wait. Stays rung until the sleeper silences it, so a ring before the wait is not lost.
+pub trait Bell {
+    /// Rings. Must not block.
+    fn ring(&self);
+}
+
+/// One thread's sleep. Shared by the sleeper and all who may wake it.
+#[derive(Debug)]
+pub struct Sleeper<B> {
+    /// Raised by the sleeper alone; lowered by the sleeper, or by the producer that is going to ring.
+    asleep: AtomicBool,
+    bell: B,
+}
+
+impl<B: Bell> Sleeper<B> {
+    /// A thread that is awake.
+    pub fn new(bell: B) -> Self {
+        Sleeper { asleep: AtomicBool::new(false), bell }
+    }
+
+    /// The bell, to be waited on and silenced by the sleeper.
+    pub fn bell(&self) -> &B {
+        &self.bell
+    }
+
+    /// For the sleeper alone: announces that it is about to wait on the bell. It must then look at every input that
+    /// producers push to before [`wake`](Self::wake), and wait only if none has something.
+    pub fn doze(&self) -> Doze<'_> {
+        self.asleep.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        Doze(&self.asleep)
+    }
+
+    /// For producers, after pushing (any number of times): wakes the sleeper if it sleeps.
+    #[inline]
+    pub fn wake(&self) {
+        fence(Ordering::SeqCst);
+        // The swap lets one of several producers pay for the ring.
+        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed) {
+            self.bell.ring();
+        }
+    }
+}
+
+/// The time between the announcement and the end of a wait.
+#[derive(Debug)]
+#[must_use = "without it producers do not ring"]
+pub struct Doze<'a>(&'a AtomicBool);
+
+impl Drop for Doze<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+#[cfg(all(test, loom))]
+mod tests {
+    use loom::sync::atomic::AtomicUsize;
+    use loom::sync::{Arc, Condvar, Mutex};
+    use loom::thread;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Rung {
+        rung: Mutex<bool>,
+        changed: Condvar,
+    }
+
+    impl Rung {
+        fn wait(&self) {
+            let mut rung = self.rung.lock().unwrap();
+            while !*rung {
+                rung = self.changed.wait(rung).unwrap();
+            }
+            *rung = false;
+        }
+    }
+
+    impl Bell for Arc<Rung> {
+        fn ring(&self) {
+            *self.rung.lock().unwrap() = true;
+            self.changed.notify_one();
+        }
+    }
+
+    /// Producers push `each` items; the sleeper must get all of them. A lost wake-up is a deadlock, which loom reports.
+    fn all_arrive(producers: usize, each: usize) {
+        loom::model(move || {
+            let bell = Arc::new(Rung::default());
+            let sleeper = Arc::new(Sleeper::new(bell.clone()));
+            // What was pushed, as a queue's tail would say it.
+            let pushed: Arc<Vec<AtomicUsize>> = Arc::new((0..producers).map(|_| AtomicUsize::new(0)).collect());
+            let threads: Vec<_> = (0..producers)
+                .map(|i| {
+                    let (sleeper, pushed) = (sleeper.clone(), pushed.clone());
+                    thread::spawn(move || {
+                        for n in 1..=each {
+                            pushed[i].store(n, Ordering::Release);
+                            sleeper.wake();
+                        }
+                    })
+                })
+                .collect();
+            let seen = || pushed.iter().map(|p| p.load(Ordering::Acquire)).sum::<usize>();
+            let mut taken = 0;
+            while taken < producers * each {
+                let doze = sleeper.doze();
+                if seen() == taken {
+                    bell.wait();
+                }
+                drop(doze);
+                taken = seen();
+            }
+            threads.into_iter().for_each(|t| t.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn no_wake_up_is_lost_with_one_producer() {
+        all_arrive(1, 2);
+    }
+
+    #[test]
+    fn no_wake_up_is_lost_with_two_producers() {
+        all_arrive(2, 1);
+    }
+}
