@@ -226,7 +226,8 @@ mod tests {
         assert_eq!(of("ethdev:net_tap0,iface=dtap0"), Ok(Uplink::Ethdev("net_tap0,iface=dtap0".into())));
         assert_eq!(of("pci:0000:01:00.0"), Ok(Uplink::Pci("0000:01:00.0".into())));
         assert_eq!(of("pci:01:00.0,key=1"), Ok(Uplink::Pci("01:00.0,key=1".into())));
-        for bad in ["eth0", "iface:", "iface:a/b", "iface:0123456789abcdef", "ethdev:", "pci:1:0.0", "pci:01:00.8", ""] {
+        for bad in ["eth0", "iface:", "iface:a/b", "iface:0123456789abcdef", "ethdev:", "pci:1:0.0", "pci:01:00.8", ""]
+        {
             assert!(of(bad).is_err(), "{bad}");
         }
         for text in ["iface:eth0", "ethdev:net_tap0,iface=dtap0", "pci:0000:01:00.0"] {

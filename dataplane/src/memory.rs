@@ -17,8 +17,6 @@ const MOST_FLOWS: u64 = 1 << 22;
 pub struct Division {
     /// What DPDK reserves, in MiB: buffers, rings, devices.
     pub eal_mib: u32,
-    /// The pools.
-    pub pools: PoolSizes,
     /// Half-entries of each family in each worker's flow tables.
     pub flows: usize,
     /// How many of them one pod may have.
@@ -30,18 +28,30 @@ impl Division {
     pub fn of(mib: u32, workers: u8) -> Division {
         let flow_mib = mib / 8;
         let eal_mib = mib - flow_mib;
-        let flows = ((u64::from(flow_mib) << 20) / FLOW_BYTES / u64::from(workers.max(1))).clamp(LEAST_FLOWS, MOST_FLOWS);
-        // A quarter stays for DPDK's own rings and for devices' queues.
-        let pools = (u64::from(eal_mib) << 20) * 3 / 4;
-        let count = |percent: u64, room: usize| (pools * percent / 100 / (room as u64 + 512)) as u32;
+        let flows =
+            ((u64::from(flow_mib) << 20) / FLOW_BYTES / u64::from(workers.max(1))).clamp(LEAST_FLOWS, MOST_FLOWS);
         Division {
             eal_mib,
-            pools: PoolSizes { small: count(40, SMALL), large: count(54, LARGE), slices: count(6, 0) },
             flows: flows as usize,
             // One pod may not fill the table, and a node with few pods may use most of it.
             port_quota: (flows / 2).max(LEAST_FLOWS / 2) as u32,
         }
     }
+
+    /// The pools that fit DPDK's part, with or without hugepages.
+    pub fn pools(&self, hugepages: bool) -> PoolSizes {
+        // A quarter stays for DPDK's own rings and for devices' queues.
+        let bytes = (u64::from(self.eal_mib) << 20) * 3 / 4;
+        let count = |percent: u64, room: usize| (bytes * percent / 100 / footprint(room, hugepages)) as u32;
+        PoolSizes { small: count(40, SMALL), large: count(54, LARGE), slices: count(6, 0) }
+    }
+}
+
+/// Bytes that a buffer with `room` bytes of data takes. No buffer lies across the pages that it could: without
+/// hugepages a small one takes a page of its own, and a large one whole pages.
+fn footprint(room: usize, hugepages: bool) -> u64 {
+    let bytes = room as u64 + 512;
+    if hugepages || room == 0 { bytes } else { bytes.next_multiple_of(4096) }
 }
 
 // 250 pods find room: what is divided is shared, nothing is reserved for a port.
@@ -56,8 +66,11 @@ mod tests {
         for mib in [64, 256, 1024, 16 * 1024] {
             for workers in [1, 2, 8, 64] {
                 let division = Division::of(mib, workers);
-                assert!(division.pools.bytes() <= u64::from(division.eal_mib) << 20, "{mib} MiB: {division:?}");
-                assert!(division.pools.large >= 1024 && division.pools.small >= 4096, "{mib} MiB: {division:?}");
+                for hugepages in [false, true] {
+                    let pools = division.pools(hugepages);
+                    assert!(pools.bytes() <= (u64::from(division.eal_mib) << 20) * 3 / 4, "{mib} MiB: {pools:?}");
+                    assert!(pools.large >= 1024 && pools.small >= 4096, "{mib} MiB: {pools:?}");
+                }
                 assert!(division.port_quota as usize <= division.flows);
                 assert!(division.eal_mib < mib);
             }

@@ -46,7 +46,8 @@ pub fn run(args: &Args) -> Result<()> {
     let listener = link::listen(&socket)?;
     let division = Division::of(args.memory, args.workers);
     let eal = start_eal(args, &division)?;
-    let pools = Pools::create(&eal, &division.pools).context("making the pools of packet buffers")?;
+    let pools =
+        Pools::create(&eal, &division.pools(eal.has_hugepages())).context("making the pools of packet buffers")?;
     let opener = PortOpener::new(args.workers, PortOpener::DEFAULT_SOCKET_MEMORY).with_ethdev_mtu(args.mtu);
     let node = Node::take(args, &opener, &pools)?;
 
@@ -58,7 +59,8 @@ pub fn run(args: &Args) -> Result<()> {
     let crew = Crew::start(&eal, workers, args.lcores.as_ref(), &shared)?;
 
     let Node { uplink, host, facts, mtu, taken } = node;
-    let own_ports = vec![own_port(PortId::UPLINK, &uplink, None, &base), own_port(PortId::HOST, &host, Some(HOST_HOME), &base)];
+    let own_ports =
+        vec![own_port(PortId::UPLINK, &uplink, None, &base), own_port(PortId::HOST, &host, Some(HOST_HOME), &base)];
     let mut publisher = Publisher::new(&shared);
     publisher.attach(ends(uplink, host))?;
 

@@ -105,7 +105,10 @@ fn take_kernel_interface(args: &Args, name: &str, opener: &PortOpener, pools: &P
 /// An uplink that the kernel does not know: its address and MTU are known only once it is open.
 fn take_device(args: &Args, opener: &PortOpener, pools: &Pools) -> Result<Node, UplinkError> {
     if args.host_address.is_empty() {
-        tracing::warn!("the node has no address on its uplink: give --host-address unless one is configured on {}", takeover::HOST_PORT);
+        tracing::warn!(
+            "the node has no address on its uplink: give --host-address unless one is configured on {}",
+            takeover::HOST_PORT
+        );
     }
     let uplink = open_uplink(args, opener, pools)?;
     let has = uplink.facts.mtu;

@@ -133,7 +133,8 @@ impl Answers {
     }
 
     fn buffers(&self) -> Vec<BufferPool> {
-        let pool = |(name, (in_use, capacity)): (&str, (u32, u32))| BufferPool { name: name.to_owned(), in_use, capacity };
+        let pool =
+            |(name, (in_use, capacity)): (&str, (u32, u32))| BufferPool { name: name.to_owned(), in_use, capacity };
         ["small", "large", "slices"].into_iter().zip(self.pools.usage()).map(pool).collect()
     }
 

@@ -220,7 +220,8 @@ impl Control {
         transaction: &Transaction,
     ) -> Result<Result<(), SessionError>, WorkerLost> {
         let generation = transaction.generation;
-        let checked = session.check(transaction).and_then(|()| self.state.apply(transaction).map_err(|r| r.to_string()));
+        let checked =
+            session.check(transaction).and_then(|()| self.state.apply(transaction).map_err(|r| r.to_string()));
         let applied = match checked {
             Ok(state) => self.apply(state)?,
             Err(reason) => Err(reason),
@@ -348,7 +349,8 @@ impl Control {
     fn show(&self) {
         let (state, table) = (&self.state, &self.parts.table);
         let pod = |id: &String| state.endpoints.get(id).map_or_else(String::new, |endpoint| endpoint.pod.clone());
-        let failure = |(id, reason): (&String, &String)| Failure { id: id.clone(), pod: pod(id), reason: reason.clone() };
+        let failure =
+            |(id, reason): (&String, &String)| Failure { id: id.clone(), pod: pod(id), reason: reason.clone() };
         let peer = |(name, peer): (&String, &podplane_config::valid::Peer)| Peer {
             name: name.clone(),
             vtep: peer.vtep,

@@ -86,8 +86,7 @@ impl Table {
             }
         }
         let kept = |id: &str, port: &Attached| plan.attached.get(id).is_some_and(|new| new.id == port.id);
-        plan.closed =
-            self.attached.iter().filter(|(id, port)| !kept(id, port)).map(|(_, p)| (p.id, p.home)).collect();
+        plan.closed = self.attached.iter().filter(|(id, port)| !kept(id, port)).map(|(_, p)| (p.id, p.home)).collect();
         plan
     }
 

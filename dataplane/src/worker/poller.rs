@@ -49,8 +49,7 @@ impl Poller {
     /// Calls `ready` with each port that has something, after waiting for `timeout` (`None`: as long as it takes) if
     /// nothing has. Silences `bell` if it rang.
     pub fn wait(&self, timeout: Option<Duration>, bell: &EventBell, mut ready: impl FnMut(PortId)) {
-        let timeout =
-            timeout.map(|t| Timespec { tv_sec: t.as_secs() as i64, tv_nsec: i64::from(t.subsec_nanos()) });
+        let timeout = timeout.map(|t| Timespec { tv_sec: t.as_secs() as i64, tv_nsec: i64::from(t.subsec_nanos()) });
         let mut space = [MaybeUninit::<epoll::Event>::uninit(); EVENTS];
         // Interrupted: the caller looks at everything again anyhow.
         let Ok((events, _)) = epoll::wait(&self.epoll, &mut space, timeout.as_ref()) else { return };
