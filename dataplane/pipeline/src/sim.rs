@@ -233,6 +233,18 @@ impl Sim {
 
     /// One round of one worker's loop. Returns whether it had anything to do.
     pub fn step(&mut self, node: usize, worker: usize) -> bool {
+        let tail = self.nodes[node].queues[worker].halves.len();
+        self.round(node, worker, tail)
+    }
+
+    /// A round of a worker whose queue of half-entries was still empty when it looked: what the others push meanwhile
+    /// comes too late for it.
+    pub fn step_blind(&mut self, node: usize, worker: usize) -> bool {
+        self.round(node, worker, 0)
+    }
+
+    /// A round that takes the first `tail` messages.
+    fn round(&mut self, node: usize, worker: usize, tail: usize) -> bool {
         let n = &mut self.nodes[node];
         let mut burst: ArrayVec<VecBuf, BURST> = ArrayVec::new();
         let queue = &mut n.queues[worker];
@@ -243,7 +255,6 @@ impl Sim {
                 break;
             }
         }
-        let tail = n.queues[worker].halves.len();
         let busy = tail > 0 || !burst.is_empty();
         let snapshot = Arc::clone(&n.snapshot);
         for _ in 0..tail {
