@@ -96,7 +96,7 @@ fn check(c: &mut Cluster, name: &str, from: usize, spec: &FrameSpec, want: &Want
             told(c, name, end, spec, &back[0], (*kind, *code, *rest, *node));
         }
         Want::Reply(bytes) => {
-            assert_eq!(back.iter().map(VecBuf::bytes).collect::<Vec<_>>(), [bytes.clone()], "{name}");
+            assert_eq!(back.iter().map(VecBuf::bytes).collect::<Vec<_>>(), std::slice::from_ref(bytes), "{name}");
         }
     }
     assert_eq!(c.sim.conserved(), Ok(()), "{name}");

@@ -1,0 +1,231 @@
+//! The tunnel: what is accepted from it, what goes into it, and what the underlay says about it.
+
+mod common;
+
+use common::{End, expect, frame, send};
+use podplane_packet::buf::{Csum, Gso, Meta, PacketBuf};
+use podplane_packet::id::{Mac, PortId, WorkerId};
+use podplane_packet::parse::parse;
+use podplane_packet::testing::{FrameSpec, Ip, Transport, VecBuf};
+use podplane_pipeline::DropReason;
+use podplane_pipeline::sim::{Sim, SimConfig, gateway_v4, node_v4, node_v6};
+
+fn udp() -> Transport {
+    Transport::Udp { sport: 1000, dport: 2000 }
+}
+
+/// Two nodes with a pod each; the second one's packets are caught on the wire.
+fn cluster(underlay_v6: bool) -> (Sim, End, End) {
+    let mut sim = Sim::new(SimConfig { underlay_v6, ..SimConfig::default() });
+    let (a, b) = (End::Pod(sim.add_pod(0)), End::Pod(sim.add_pod(1)));
+    (sim, a, b)
+}
+
+/// What leaves node 0's uplink for a frame of A. The node forgets its peer's MAC meanwhile, so the wire keeps it.
+fn on_the_wire(sim: &mut Sim, from: End, spec: &FrameSpec, meta: Meta) -> VecBuf {
+    for peer in &mut sim.nodes[0].config.peers {
+        peer.next_hop = Some(Mac([2, 0xff, 0, 0, 0, 1]));
+    }
+    sim.nodes[0].publish();
+    sim.inject(0, from.port(), WorkerId(0), VecBuf::new(&spec.build()).with_meta(meta));
+    sim.settle();
+    let mut out = sim.take(0, PortId::UPLINK);
+    assert_eq!(out.len(), 1, "{:?}", sim.all_drops());
+    out.remove(0)
+}
+
+#[test]
+fn outer_headers_are_those_of_the_rfcs() {
+    for underlay_v6 in [false, true] {
+        let (mut sim, a, b) = cluster(underlay_v6);
+        let mut spec = frame(&sim, a, b.ip(true), udp(), b"payload");
+        spec.tos = 0xb8 | 2;
+        let out = on_the_wire(&mut sim, a, &spec, Meta::default());
+        let bytes = out.bytes();
+        let outer = parse(&bytes, bytes.len()).expect("the outer headers can be read");
+        assert_eq!((outer.tos, outer.ttl, outer.df), (spec.tos, 64, true), "class copied, TTL 64, DF");
+        let (src, dst) = if underlay_v6 {
+            (node_v6(0).into(), node_v6(1).into())
+        } else {
+            (node_v4(0).into(), std::net::IpAddr::from(node_v4(1)))
+        };
+        assert_eq!((outer.addrs.src(), outer.addrs.dst()), (Some(src), Some(dst)));
+        let l4 = usize::from(outer.l4_off);
+        let udp = &bytes[l4..];
+        assert!(u16::from_be_bytes([udp[0], udp[1]]) >= 49152, "entropy port (RFC 7348 section 5)");
+        assert_eq!(udp[2..4], 4789u16.to_be_bytes());
+        assert_eq!(usize::from(u16::from_be_bytes([udp[4], udp[5]])), bytes.len() - l4, "UDP length");
+        assert_eq!(udp[6..8], [0, 0], "no UDP checksum");
+        assert_eq!(udp[8..16], [8, 0, 0, 0, 0, 0x10, 0x92, 0], "flag I and VNI 4242");
+        assert_eq!(usize::from(out.meta().tunnel), l4 + 16);
+        let mut inner = spec.clone();
+        (inner.src_mac, inner.dst_mac, inner.ttl) = (Mac::GATEWAY, Mac::GATEWAY, 63);
+        assert_eq!(bytes[l4 + 16..], inner.build());
+    }
+}
+
+#[test]
+fn offloads_stay_with_the_inner_packet() {
+    let (mut sim, a, b) = cluster(false);
+    let l4 = common::tcp(1, 2, common::ACK);
+    let mut spec = frame(&sim, a, b.ip(false), l4, &[7; 9000]);
+    if let Ip::V4 { df, .. } = &mut spec.ip {
+        *df = true;
+    }
+    let meta = Meta { csum: Csum::Partial { start: 34, offset: 16 }, gso: Gso::Tcp4 { size: 1390 }, ..Meta::default() };
+    let out = on_the_wire(&mut sim, a, &spec, meta);
+    assert_eq!(out.meta().gso, Gso::Tcp4 { size: 1390 });
+    assert_eq!(out.meta().csum, Csum::Partial { start: 34 + 50, offset: 16 });
+    assert_eq!(out.meta().tunnel, 50);
+    // One byte more in each segment and it fits no more.
+    let too_big = Meta { gso: Gso::Tcp4 { size: 1411 }, ..meta };
+    sim.inject(0, a.port(), WorkerId(0), VecBuf::new(&spec.build()).with_meta(too_big));
+    sim.settle();
+    assert_eq!(sim.drops(DropReason::TooBig), 1);
+    // Without DF the segments are made smaller instead.
+    if let Ip::V4 { df, .. } = &mut spec.ip {
+        *df = false;
+    }
+    sim.inject(0, a.port(), WorkerId(0), VecBuf::new(&spec.build()).with_meta(too_big));
+    sim.settle();
+    let out = sim.take(0, PortId::UPLINK);
+    assert_eq!(out[0].meta().gso, Gso::Tcp4 { size: 1410 });
+}
+
+/// A VXLAN frame as node 0 would send it to node 1, changed by `change`.
+fn hostile(change: impl FnOnce(&mut Vec<u8>)) -> (Sim, End, End) {
+    let (mut sim, a, b) = cluster(false);
+    let spec = frame(&sim, a, b.ip(false), udp(), b"payload");
+    let mut bytes = on_the_wire(&mut sim, a, &spec, Meta::default()).bytes();
+    change(&mut bytes);
+    sim.inject(1, PortId::UPLINK, WorkerId(1), VecBuf::new(&bytes));
+    sim.settle();
+    (sim, a, b)
+}
+
+fn fill_v4(ip: &mut [u8]) {
+    ip[10..12].fill(0);
+    let sum = !podplane_packet::testing::naive_sum(&ip[..20]);
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+}
+
+#[test]
+fn only_peers_with_our_network_and_their_own_pods_are_heard() {
+    type Change = fn(&mut Vec<u8>);
+    let cases: [(&str, Change, DropReason); 11] = [
+        ("unknown peer", |b| (b[29] = 77, fill_v4(&mut b[14..])).1, DropReason::VxlanUnknownPeer),
+        ("our own address", |b| (b[29] = 2, fill_v4(&mut b[14..])).1, DropReason::VxlanUnknownPeer),
+        ("another VNI", |b| b[48] ^= 1, DropReason::VxlanWrongVni),
+        ("no flag I", |b| b[42] = 0, DropReason::VxlanBadHeader),
+        ("another inner MAC", |b| b[55] ^= 1, DropReason::VxlanInnerMac),
+        ("inner ARP", |b| (b[62], b[63]) = (8, 6), DropReason::VxlanInnerNotIp),
+        ("a pod of ours as source", |b| (b[78] = 2, fill_v4(&mut b[64..])).1, DropReason::VxlanInnerSource),
+        ("a stranger as source", |b| (b[76] = 11, fill_v4(&mut b[64..])).1, DropReason::VxlanInnerSource),
+        ("for somebody else", |b| (b[82] = 1, fill_v4(&mut b[64..])).1, DropReason::VxlanNotLocal),
+        ("congestion on a packet without ECN", |b| (b[15] = 3, fill_v4(&mut b[14..])).1, DropReason::EcnIllegal),
+        (
+            "a first fragment",
+            |b| (b[20] = 0x20, b[16] = 0, b[17] = 76, b.truncate(14 + 76), fill_v4(&mut b[14..])).4,
+            DropReason::VxlanOuterFragment,
+        ),
+    ];
+    for (name, change, reason) in cases {
+        let (mut sim, _, b) = hostile(change);
+        assert_eq!(sim.all_drops(), [(reason.name(), 1)], "{name}");
+        assert!(sim.take(1, b.port()).is_empty() && sim.take(1, PortId::HOST).is_empty(), "{name}");
+        assert_eq!(sim.conserved(), Ok(()), "{name}");
+    }
+    let (mut sim, _, b) = hostile(|_| {});
+    assert_eq!(sim.take(1, b.port()).len(), 1, "unchanged it arrives");
+}
+
+#[test]
+fn every_truncation_is_survived() {
+    let (mut sim, a, b) = cluster(false);
+    let spec = frame(&sim, a, b.ip(false), udp(), b"payload");
+    let bytes = on_the_wire(&mut sim, a, &spec, Meta::default()).bytes();
+    for len in 0..bytes.len() {
+        sim.inject(1, PortId::UPLINK, WorkerId(0), VecBuf::new(&bytes[..len]));
+    }
+    sim.settle();
+    assert!(sim.take(1, b.port()).is_empty(), "nothing that was cut short arrives");
+    assert_eq!(sim.conserved(), Ok(()));
+}
+
+#[test]
+fn a_mark_of_congestion_comes_through() {
+    let (mut sim, a, b) = cluster(false);
+    let mut spec = frame(&sim, a, b.ip(false), udp(), b"payload");
+    spec.tos = 0x28 | 2;
+    let mut bytes = on_the_wire(&mut sim, a, &spec, Meta::default()).bytes();
+    bytes[15] = 3;
+    fill_v4(&mut bytes[14..]);
+    sim.inject(1, PortId::UPLINK, WorkerId(0), VecBuf::new(&bytes));
+    sim.settle();
+    let got = sim.take(1, b.port());
+    assert_eq!(got[0].bytes()[15], 0x28 | 3, "CE, and the DSCP that the pod chose");
+}
+
+/// "Fragmentation needed" from a router of the underlay about VXLAN of node 0.
+fn needs_fragmentation(vxlan: &[u8], mtu: u16) -> VecBuf {
+    let spec = FrameSpec {
+        dst_mac: Mac([2, 0, 0, 0, 0xaa, 1]),
+        src_mac: Mac([2, 9, 9, 9, 9, 9]),
+        vlan: None,
+        tos: 0,
+        ttl: 60,
+        ip: Ip::V4 { src: [192, 0, 2, 254].into(), dst: node_v4(0), id: 1, df: false, options: Vec::new() },
+        l4: Transport::Icmp { kind: 3, code: 4, rest: [0, 0, (mtu >> 8) as u8, mtu as u8] },
+        payload: vxlan[14..14 + 28].to_vec(),
+    };
+    VecBuf::new(&spec.build())
+}
+
+#[test]
+fn a_narrow_underlay_is_learnt_for_ten_minutes_by_all_workers() {
+    let (mut sim, a, b) = cluster(false);
+    let other = End::Pod(sim.add_pod(0));
+    let big = vec![1; 1400 - 28];
+    let to_b = frame(&sim, a, b.ip(false), udp(), &big);
+    let from_other = frame(&sim, other, b.ip(false), udp(), &big);
+    let wire = on_the_wire(&mut sim, a, &to_b, Meta::default()).bytes();
+    let news = needs_fragmentation(&wire, 1400);
+    sim.inject(0, PortId::UPLINK, WorkerId(1), news.clone());
+    sim.settle();
+    let passed = sim.take(0, PortId::HOST);
+    assert_eq!(passed[0].bytes(), news.bytes(), "the node's own stack hears of it too");
+    for (from, spec) in [(a, &to_b), (other, &from_other)] {
+        send(&mut sim, from, spec);
+        let told = sim.take(0, from.port());
+        assert_eq!(told.len(), 1, "{:?}", sim.all_drops());
+        let bytes = told[0].bytes();
+        assert_eq!(bytes[26..30], gateway_v4(0).octets(), "the node speaks");
+        assert_eq!((bytes[34], bytes[35], bytes[40..42].to_vec()), (3, 4, 1350u16.to_be_bytes().to_vec()));
+    }
+    assert_eq!(sim.drops(DropReason::TooBig), 2);
+    sim.advance(10 * 60 * 1000);
+    sim.take(0, PortId::UPLINK);
+    send(&mut sim, a, &to_b);
+    assert_eq!(sim.take(0, PortId::UPLINK).len(), 1, "forgotten after ten minutes");
+    // News about what we did not send is no news.
+    let mut forged = wire.clone();
+    forged[14 + 12 + 3] = 99;
+    fill_v4(&mut forged[14..]);
+    sim.inject(0, PortId::UPLINK, WorkerId(0), needs_fragmentation(&forged, 600));
+    sim.settle();
+    send(&mut sim, a, &to_b);
+    assert_eq!(sim.take(0, PortId::UPLINK).len(), 1);
+}
+
+#[test]
+fn a_peer_whose_mac_is_unknown_is_waited_for_by_name() {
+    let (mut sim, a, b) = cluster(false);
+    let spec = frame(&sim, a, b.ip(false), udp(), b"x");
+    sim.nodes[0].config.peers[0].next_hop = None;
+    sim.nodes[0].publish();
+    send(&mut sim, a, &spec);
+    assert_eq!(sim.all_drops(), [(DropReason::NextHopUnresolved.name(), 1)]);
+    sim.nodes[0].config.peers[0].next_hop = Some(sim.nodes[1].uplink_mac());
+    sim.nodes[0].publish();
+    expect(&mut sim, a, b, &spec);
+}
