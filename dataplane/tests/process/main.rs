@@ -1,0 +1,183 @@
+//! The dataplane's process, started as it is on a node: in a network namespace of its own, with a neighbour on its
+//! uplink, pods, and a test that plays the agent. Needs root, no hugepages.
+#![allow(missing_docs)]
+
+mod node;
+
+use std::net::UdpSocket;
+use std::time::{Duration, Instant};
+
+use node::{Agent, Node};
+use podplane_config::introspect::{Drop as Dropped, Port, Question, Status};
+use podplane_config::v1::{Endpoint, FromDataplane, Key, LocalNode, Object, PortKind};
+
+#[test]
+fn everything_passes_at_l2_and_is_given_back() {
+    let mut node = Node::new("l2");
+    let before = (node.addresses("eth0"), node.routes());
+    node.start(&["--workers", "3"]);
+    assert!(node.addresses("eth0").is_empty(), "the uplink has no addresses");
+    assert_eq!(node.addresses("podplane0"), before.0);
+    assert!(node.neighbour_pings("10.9.0.1") && node.neighbour_pings("fd00:9::1"));
+    let status: Status = node.ask(Question::Status);
+    assert_eq!((status.workers.len(), status.node, status.agent.connected), (3, None, false));
+    let ports: Vec<Port> = node.ask(Question::Ports);
+    assert!(ports.iter().all(|port| port.rx_packets > 0 && port.tx_packets > 0), "{ports:?}");
+    assert!(node.try_ask_raw(r#"{"get":"secrets"}"#).unwrap_err().contains("no such question"));
+
+    node.stop();
+    assert_eq!((node.addresses("eth0"), node.routes()), before);
+    assert!(!node.ok("ip link show podplane0"), "the host port is gone");
+    assert!(node.neighbour_pings("10.9.0.1"));
+}
+
+#[test]
+fn a_killed_dataplane_is_followed_by_one_that_adopts_and_restores() {
+    let mut node = Node::new("kill");
+    let before = (node.addresses("eth0"), node.routes());
+    node.start(&[]);
+    node.kill();
+    assert!(node.addresses("eth0").is_empty(), "nobody has given it back yet");
+    node.start(&[]);
+    assert!(node.neighbour_pings("10.9.0.1"));
+    node.stop();
+    assert_eq!((node.addresses("eth0"), node.routes()), before);
+}
+
+#[test]
+fn errors_at_the_start_name_the_cure_and_leave_nothing_behind() {
+    let mut node = Node::new("error");
+    let before = (node.addresses("eth0"), node.routes());
+    for (options, cause) in [
+        (&["--uplink", "iface:eth7"][..], "there is no interface eth7"),
+        (&["--uplink", "ethdev:net_nonsense0"], "net_nonsense0"),
+        (&["--uplink", "iface:eth0", "--mtu", "9000"], "raise the device's MTU"),
+        (&["--uplink", "iface:eth0", "--lcores", "1023"], "cannot be bound to CPU 1023"),
+        (&["--uplink", "iface:eth0", "--host-address", "10.0.0.1/8"], "brings its own addresses"),
+    ] {
+        let log = node.fails(options);
+        assert!(log.contains(cause), "{options:?}: {log}");
+        assert_eq!((node.addresses("eth0"), node.routes()), before, "{options:?}");
+    }
+    node.start(&[]);
+    assert!(node.fails(&["--uplink", "iface:eth0"]).contains("another dataplane already listens"));
+    assert!(node.neighbour_pings("10.9.0.1"), "the first goes on");
+}
+
+fn local() -> Object {
+    Object::Local(LocalNode {
+        name: "node1".into(),
+        vtep: "10.9.0.1".parse().unwrap(),
+        addresses: vec!["10.9.0.1".parse().unwrap(), "fd00:9::1".parse().unwrap()],
+        pod_cidrs: vec!["10.244.1.0/24".parse().unwrap(), "fd00:244:1::/64".parse().unwrap()],
+        vni: 77,
+        pod_mtu: 1450,
+    })
+}
+
+fn endpoint(i: u8, mac: [u8; 6]) -> Object {
+    Object::Endpoint(Endpoint {
+        id: format!("container{i}/eth0"),
+        pod: format!("default/pod{i}"),
+        port: PortKind::Veth { host_ifname: format!("pp{i:012x}") },
+        mac,
+        addresses: vec![format!("10.244.1.{i}").parse().unwrap(), format!("fd00:244:1::{i}").parse().unwrap()],
+    })
+}
+
+#[test]
+fn an_agent_brings_pods_and_its_death_changes_nothing() {
+    let mut node = Node::new("agent");
+    let (mac2, mac3) = (node.add_pod(2), node.add_pod(3));
+    node.start(&["--workers", "4"]);
+    let mut agent = Agent::connect(&node);
+    assert!(matches!(agent.commit(1, false, vec![local()]), FromDataplane::Refused { generation: 1, .. }));
+    let all = vec![local(), endpoint(2, mac2), endpoint(3, mac3), endpoint(4, [2, 0, 0, 0, 0, 4])];
+    let FromDataplane::Applied { generation: 2, failed } = agent.commit(2, true, all) else { panic!("refused") };
+    assert_eq!(failed.len(), 1, "pod 4 has no device");
+    assert_eq!(failed[0].id, "container4/eth0");
+    assert!(failed[0].reason.contains("does not exist"), "{}", failed[0].reason);
+    for to in ["10.244.1.3", "fd00:244:1::3", "169.254.1.1", "10.244.1.1"] {
+        assert!(node.pod_pings(2, to), "{to}: {:?}", node.ask::<Vec<Dropped>>(Question::Drops));
+    }
+    // The device appears later, as when the plugin is slower than the agent.
+    let mac4 = node.add_pod(4);
+    let applied = agent.commit(3, false, vec![endpoint(4, mac4)]);
+    assert_eq!(applied, FromDataplane::Applied { generation: 3, failed: vec![] });
+    assert!(node.pod_pings(4, "10.244.1.2"));
+
+    drop(agent);
+    assert!(node.pod_pings(2, "10.244.1.3"), "packets go on without an agent");
+    let homes = |node: &Node| -> Vec<(u16, Option<u8>)> {
+        node.ask::<Vec<Port>>(Question::Ports).iter().map(|port| (port.id, port.home)).collect()
+    };
+    let before = homes(&node);
+    let mut agent = Agent::connect(&node);
+    let all = vec![local(), endpoint(2, mac2), endpoint(3, mac3), endpoint(4, mac4)];
+    assert!(matches!(agent.commit(1, true, all), FromDataplane::Applied { generation: 1, .. }));
+    assert_eq!(homes(&node), before, "a full synchronisation moves nobody");
+
+    assert!(matches!(agent.delete(2, Key::Endpoint("container3/eth0".into())), FromDataplane::Applied { .. }));
+    assert!(!node.pod_pings(2, "10.244.1.3"));
+    assert!(node.pod_pings(2, "10.244.1.4"));
+    let status: Status = node.ask(Question::Status);
+    assert_eq!((status.endpoints, status.agent.applied), (2, Some(2)));
+}
+
+#[test]
+fn a_pods_device_that_goes_and_comes_back_is_connected_again() {
+    let mut node = Node::new("device");
+    let (mac2, mac3) = (node.add_pod(2), node.add_pod(3));
+    node.start(&["--workers", "2"]);
+    let mut agent = Agent::connect(&node);
+    agent.commit(1, true, vec![local(), endpoint(2, mac2), endpoint(3, mac3)]);
+    assert!(node.pod_pings(2, "10.244.1.3"));
+    node.remove_pod(3);
+    node.until("its end is noticed", |node| node.ask::<Status>(Question::Status).failed.len() == 1);
+    assert!(node.pod_pings(2, "169.254.1.1"), "the others do not notice");
+    node.add_pod_with(3, mac3);
+    node.until("it is connected again", |node| node.ask::<Status>(Question::Status).failed.is_empty());
+    assert!(node.pod_pings(2, "10.244.1.3"));
+}
+
+/// The uplink's fanout, four homes and the hand-over between them: a flow's packets keep their order.
+#[test]
+fn packets_of_a_flow_keep_their_order_across_workers() {
+    const PACKETS: u32 = 5_000;
+    let mut node = Node::new("order");
+    let macs: Vec<_> = (2..6).map(|i| (i, node.add_pod(i))).collect();
+    node.start(&["--workers", "4"]);
+    let mut agent = Agent::connect(&node);
+    let all = std::iter::once(local()).chain(macs.iter().map(|(i, mac)| endpoint(*i, *mac))).collect();
+    assert!(matches!(agent.commit(1, true, all), FromDataplane::Applied { generation: 1, .. }));
+    std::thread::scope(|scope| {
+        for (from, to) in [(2, 3), (3, 4), (4, 5), (5, 2)] {
+            let node = &node;
+            scope.spawn(move || {
+                let receiver = node.in_pod(to, || UdpSocket::bind(("0.0.0.0", 7000)).unwrap());
+                receiver.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+                let sender = node.in_pod(from, || UdpSocket::bind("0.0.0.0:0").unwrap());
+                sender.connect((format!("10.244.1.{to}"), 7000)).unwrap();
+                let (mut next, mut got) = (0u32, 0u32);
+                for number in 0..PACKETS {
+                    sender.send(&number.to_be_bytes()).unwrap();
+                    if number % 64 == 63 {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                }
+                let mut bytes = [0; 4];
+                while let Ok(4) = receiver.recv(&mut bytes) {
+                    let number = u32::from_be_bytes(bytes);
+                    assert!(number >= next, "pod {from} to {to}: {number} after {next}");
+                    (next, got) = (number + 1, got + 1);
+                }
+                // The sockets' buffers are the kernel's; order is what counts, but silence would prove nothing.
+                assert!(got > PACKETS / 20, "pod {from} to {to}: {got} arrived");
+            });
+        }
+    });
+    // With four homes some of these flows cross workers; each still answers at once after a pause.
+    std::thread::sleep(Duration::from_millis(200));
+    let began = Instant::now();
+    assert!(node.pod_pings(2, "10.244.1.5") && began.elapsed() < Duration::from_secs(1));
+}

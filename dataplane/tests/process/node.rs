@@ -1,0 +1,250 @@
+//! A node in namespaces: itself, a neighbour on its uplink, its pods, and its dataplane.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use podplane_config::introspect::Question;
+use podplane_config::link::{self, AgentLink};
+use podplane_config::v1::{FromDataplane, Key, Object, ToDataplane};
+use podplane_hostnet::{Netns, ingress_drop};
+use serde::de::DeserializeOwned;
+
+const GATEWAY: &str = "02:50:50:00:00:01";
+
+pub struct Node {
+    name: String,
+    netns: Netns,
+    neighbour: Netns,
+    pods: Vec<(u8, Netns)>,
+    folder: tempfile::TempDir,
+    process: Option<Child>,
+}
+
+impl Node {
+    pub fn new(what: &str) -> Node {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("pp-worker-{what}-{}-{number}", std::process::id());
+        let netns = Netns::create(&name).expect("create a namespace (these tests need root)");
+        let other = format!("{name}-out");
+        let neighbour = Netns::create(&other).unwrap();
+        let node =
+            Node { name, netns, neighbour, pods: Vec::new(), folder: tempfile::tempdir().unwrap(), process: None };
+        node.sh(&format!(
+            "ip link set lo up; ip link add eth0 type veth peer name eth0 netns {other}
+             ip addr add 10.9.0.1/24 dev eth0; ip addr add fd00:9::1/64 dev eth0 nodad
+             ip link set eth0 up; ip route add default via 10.9.0.2"
+        ));
+        run(
+            &node.neighbour,
+            "ip link set lo up; ip link set eth0 up
+             ip addr add 10.9.0.2/24 dev eth0; ip addr add fd00:9::2/64 dev eth0 nodad",
+        );
+        node
+    }
+
+    pub fn sh(&self, command: &str) -> String {
+        run(&self.netns, command)
+    }
+
+    pub fn ok(&self, command: &str) -> bool {
+        succeeds(&self.netns, command)
+    }
+
+    /// Global addresses of an interface.
+    pub fn addresses(&self, interface: &str) -> String {
+        self.sh(&format!("ip -o addr show dev {interface} scope global | awk '{{print $4}}'"))
+    }
+
+    /// Routes without the name of the device.
+    pub fn routes(&self) -> String {
+        self.sh("ip -4 route | sed 's/dev [^ ]* //'")
+    }
+
+    pub fn neighbour_pings(&self, to: &str) -> bool {
+        succeeds(&self.neighbour, &format!("ping -q -c 2 -i 0.1 -W 2 {to}"))
+    }
+
+    pub fn pod_pings(&self, pod: u8, to: &str) -> bool {
+        succeeds(self.pod(pod), &format!("ping -q -c 2 -i 0.1 -W 1 {to}"))
+    }
+
+    fn pod(&self, pod: u8) -> &Netns {
+        &self.pods.iter().find(|(i, _)| *i == pod).unwrap().1
+    }
+
+    pub fn in_pod<T: Send>(&self, pod: u8, f: impl FnOnce() -> T + Send) -> T {
+        self.pod(pod).run(f).unwrap()
+    }
+
+    /// A pod wired as the plugin does it; its Ethernet address.
+    pub fn add_pod(&mut self, i: u8) -> [u8; 6] {
+        let mac = [0x0a, 0, 0, 0, 0, i];
+        self.add_pod_with(i, mac);
+        mac
+    }
+
+    pub fn add_pod_with(&mut self, i: u8, mac: [u8; 6]) {
+        let name = format!("{}-p{i}", self.name);
+        let pod = Netns::create(&name).unwrap();
+        let (host, mac) = (format!("pp{i:012x}"), mac.map(|b| format!("{b:02x}")).join(":"));
+        self.sh(&format!(
+            "ip link add {host} mtu 1450 type veth peer name eth0 address {mac} mtu 1450 netns {name}
+             sysctl -qw net.ipv6.conf.{host}.disable_ipv6=1"
+        ));
+        self.netns.run(|| ingress_drop::add(&host)).unwrap().unwrap();
+        self.sh(&format!("ip link set {host} up"));
+        run(
+            &pod,
+            &format!(
+                "ip link set lo up; ip link set eth0 up
+             ip addr add 10.244.1.{i}/32 dev eth0; ip addr add fd00:244:1::{i}/128 dev eth0 nodad
+             ip neigh add 169.254.1.1 lladdr {GATEWAY} nud permanent dev eth0
+             ip neigh add fe80::1 lladdr {GATEWAY} nud permanent dev eth0
+             ip route add 169.254.1.1 dev eth0 scope link; ip route add default via 169.254.1.1
+             ip -6 route add default via fe80::1 dev eth0"
+            ),
+        );
+        self.pods.push((i, pod));
+    }
+
+    pub fn remove_pod(&mut self, i: u8) {
+        self.sh(&format!("ip link del pp{i:012x}"));
+        self.pods.retain(|(pod, _)| *pod != i);
+        Netns::delete(&format!("{}-p{i}", self.name)).unwrap();
+    }
+
+    fn run_dir(&self) -> PathBuf {
+        self.folder.path().join("run")
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir().join("dataplane.sock")
+    }
+
+    fn spawn(&self, options: &[&str]) -> Child {
+        let log = File::create(self.folder.path().join("log")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_podplane-dataplane"));
+        command.args(["--no-huge", "--memory", "96", "--log", "debug", "--run-dir"]).arg(self.run_dir());
+        command.arg("--state-dir").arg(self.folder.path().join("state")).args(options);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        self.netns.run(|| command.spawn()).unwrap().unwrap()
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    pub fn start(&mut self, options: &[&str]) {
+        let uplink = ["--uplink", "iface:eth0"];
+        self.process = Some(self.spawn(&[&uplink, options].concat()));
+        self.until("the dataplane starts", |node| {
+            link::ask::<_, serde_json::Value>(&node.socket(), &Question::Workers).is_ok()
+        });
+    }
+
+    /// Starts a dataplane that must give up; what it said.
+    pub fn fails(&mut self, options: &[&str]) -> String {
+        let mut process = self.spawn(options);
+        let status = process.wait().unwrap();
+        assert!(!status.success(), "{options:?} must fail");
+        self.log()
+    }
+
+    pub fn stop(&mut self) {
+        let mut process = self.process.take().unwrap();
+        kill(Pid::from_raw(process.id() as i32), Signal::SIGTERM).unwrap();
+        assert!(process.wait().unwrap().success(), "{}", self.log());
+    }
+
+    pub fn kill(&mut self) {
+        let mut process = self.process.take().unwrap();
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+
+    pub fn ask<A: DeserializeOwned>(&self, question: Question) -> A {
+        link::ask(&self.socket(), &question).unwrap()
+    }
+
+    pub fn try_ask_raw(&self, question: &str) -> Result<serde_json::Value, String> {
+        let question: serde_json::Value = serde_json::from_str(question).unwrap();
+        link::ask(&self.socket(), &question).map_err(|e| e.to_string())
+    }
+
+    pub fn until(&self, what: &str, done: impl Fn(&Node) -> bool) {
+        let began = Instant::now();
+        while !done(self) {
+            assert!(began.elapsed() < Duration::from_secs(15), "waited in vain until {what}: {}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("{}", self.log());
+        }
+        let pods = self.pods.iter().map(|(i, _)| format!("{}-p{i}", self.name));
+        for name in pods.chain([format!("{}-out", self.name), self.name.clone()]) {
+            let _ = Netns::delete(&name);
+        }
+    }
+}
+
+fn run(netns: &Netns, command: &str) -> String {
+    let output =
+        netns.run(|| Command::new("sh").args(["-ec", command]).stdin(Stdio::null()).output().unwrap()).unwrap();
+    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn succeeds(netns: &Netns, command: &str) -> bool {
+    let output = netns.run(|| Command::new("sh").args(["-ec", command]).stdin(Stdio::null()).output().unwrap());
+    output.unwrap().status.success()
+}
+
+/// The test as an agent.
+pub struct Agent(AgentLink);
+
+impl Agent {
+    pub fn connect(node: &Node) -> Agent {
+        let (link, facts) = link::connect(&node.socket()).unwrap();
+        assert_eq!((facts.host_ifname.as_str(), facts.uplink_mtu), ("podplane0", 1500));
+        Agent(link)
+    }
+
+    pub fn commit(&mut self, generation: u64, full: bool, objects: Vec<Object>) -> FromDataplane {
+        self.0.send(&ToDataplane::Begin { generation, full }).unwrap();
+        objects.into_iter().for_each(|object| self.0.send(&ToDataplane::Upsert(object)).unwrap());
+        self.finish(generation)
+    }
+
+    pub fn delete(&mut self, generation: u64, key: Key) -> FromDataplane {
+        self.0.send(&ToDataplane::Begin { generation, full: false }).unwrap();
+        self.0.send(&ToDataplane::Delete(key)).unwrap();
+        self.finish(generation)
+    }
+
+    fn finish(&mut self, generation: u64) -> FromDataplane {
+        self.0.send(&ToDataplane::Commit { generation }).unwrap();
+        let began = Instant::now();
+        loop {
+            if let Some(answer) = self.0.receive().unwrap() {
+                return answer;
+            }
+            assert!(began.elapsed() < Duration::from_secs(10), "no answer to transaction {generation}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
