@@ -104,6 +104,7 @@ fn header_faults_have_names() {
     assert_eq!(with(14, 0x44), Some(ParseError::Ipv4BadHeaderLength));
     assert_eq!(with(22, 63), Some(ParseError::Ipv4BadChecksum));
     assert_eq!(with(38, 0xff), Some(ParseError::UdpBadLength));
+    assert_eq!(with(39, 7), Some(ParseError::UdpBadLength));
     let mut f = ok.clone();
     f[16..18].copy_from_slice(&19u16.to_be_bytes());
     crate::wire::Ipv4::new_header(&mut f[14..]).expect("sound").fill_checksum();
