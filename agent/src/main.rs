@@ -1,1 +1,154 @@
-fn main() {}
+//! `podplane-agent`: reads the cluster's objects, gives pods their addresses, tells the dataplane.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use podplane_agent::host::Kernel;
+use podplane_agent::run::{Options, agent};
+use podplane_agent::{duties, publish};
+use podplane_hostnet::{Netlink, node_routes, takeover};
+use podplane_index::{Family, Settings};
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Reads the cluster's objects, gives pods their addresses, answers the CNI plugin and configures the dataplane.
+#[derive(Parser)]
+#[command(name = "podplane-agent", version = podplane_version::line(), args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: Run,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Removes what the agent keeps on the node, and gives the uplink back. For uninstalling: stop agent and dataplane
+    /// first.
+    Cleanup {
+        /// Directory of sockets.
+        #[arg(long, default_value = "/run/podplane")]
+        run_dir: PathBuf,
+        /// Directory of what outlives the processes.
+        #[arg(long, default_value = "/var/lib/podplane")]
+        state_dir: PathBuf,
+    },
+}
+
+#[derive(Args)]
+struct Run {
+    /// Name of this node's Node object; the host's name by default.
+    #[arg(long, env = "NODE_NAME")]
+    node: Option<String>,
+    /// Folder of manifests, as an API server returns them; it is watched and never written.
+    #[arg(long, default_value = "/etc/podplane/objects")]
+    source: PathBuf,
+    /// Directory of sockets.
+    #[arg(long, default_value = "/run/podplane")]
+    run_dir: PathBuf,
+    /// Directory of what outlives the process: leases, the take-over record.
+    #[arg(long, default_value = "/var/lib/podplane")]
+    state_dir: PathBuf,
+    /// Family of the addresses between nodes, ipv4 or ipv6; the same in the whole cluster.
+    #[arg(long, default_value_t = Family::Ipv4)]
+    underlay: Family,
+    /// VXLAN network of the cluster, the same on all nodes; the next one is used as well.
+    #[arg(long, default_value_t = 20560, value_parser = clap::value_parser!(u32).range(1..=16_777_214))]
+    vni: u32,
+    /// Seconds that an address rests before another pod gets it.
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    cool_down: u64,
+    /// What to log: a level, or filters such as info,podplane_agent::publish=debug.
+    #[arg(long, default_value = "info", env = "PODPLANE_LOG")]
+    log: String,
+    /// How to log.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    match cli.command {
+        Some(Command::Cleanup { run_dir, state_dir }) => cleanup(&run_dir, &state_dir),
+        None => run(cli.run),
+    }
+}
+
+fn run(args: Run) -> anyhow::Result<()> {
+    start_log(&args)?;
+    let node = match args.node {
+        Some(node) => node,
+        None => {
+            let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+            name.context("cannot read the host's name; name the node with --node")?.trim().to_owned()
+        }
+    };
+    tracing::info!(node, source = %args.source.display(), version = podplane_version::line(), "podplane-agent");
+    let options = Options {
+        settings: Settings { node, underlay: args.underlay, vni: args.vni },
+        source: args.source,
+        run_dir: args.run_dir,
+        state_dir: args.state_dir,
+        cool_down: Duration::from_secs(args.cool_down),
+        duties: true,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let outcome = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+        let stop = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            tracing::info!("stopping; pods keep their network");
+            say(NotifyState::Stopping);
+        };
+        agent(options, Arc::new(Kernel), || say(NotifyState::Ready), stop).await
+    });
+    // A handshake that waits for a dataplane must not hold up the end.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    outcome
+}
+
+/// Tells systemd, where it asked to be told.
+fn say(state: NotifyState<'_>) {
+    if let Err(e) = sd_notify::notify(&[state]) {
+        tracing::debug!(reason = %e, "systemd was not told");
+    }
+}
+
+fn start_log(args: &Run) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&args.log).with_context(|| format!("--log {:?} is no filter", args.log))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match args.log_format {
+        LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Json => log.json().init(),
+    }
+    Ok(())
+}
+
+fn cleanup(run_dir: &std::path::Path, state_dir: &std::path::Path) -> anyhow::Result<()> {
+    if duties::is_listening(run_dir) {
+        bail!("a dataplane still listens at {}: stop it first", run_dir.join(publish::SOCKET).display());
+    }
+    let mut netlink = Netlink::open()?;
+    node_routes::remove_all(&mut netlink).context("cannot remove the node's routes to pods")?;
+    let restored = takeover::restore(state_dir).context("cannot give the uplink back")?;
+    println!("routes removed; uplink: {restored:?}");
+    Ok(())
+}

@@ -1,0 +1,341 @@
+//! What the CNI calls mean: leases, endpoints, and waiting for the dataplane.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use podplane_api::{
+    AddReply, AddRequest, ApiError, Attachment, AttachmentId, CheckRequest, DelRequest, GcRequest, ReadyRequest,
+    Released,
+};
+use podplane_config::v1;
+use podplane_hostnet::Mac;
+use podplane_hostnet::node_routes::{GATEWAY_V4, GATEWAY_V6};
+use tokio::sync::OwnedMutexGuard;
+
+use crate::desired::Desired;
+use crate::host::HostLinks;
+use crate::ipam::{self, IpamError, Lease, Store, Wish};
+use crate::publish::{NotApplied, Observer};
+
+/// How long `ready` waits for the workers.
+pub const READY_WITHIN: Duration = Duration::from_secs(10);
+/// How long `del` waits for the workers: addresses cool down anyway.
+pub const DEL_WITHIN: Duration = Duration::from_secs(2);
+
+/// An error answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .error.message)]
+pub struct Refusal {
+    /// The HTTP status.
+    pub status: u16,
+    /// The body.
+    pub error: ApiError,
+}
+
+/// Something that the caller must change first.
+pub(crate) fn refuse(status: u16, message: impl Into<String>) -> Refusal {
+    Refusal { status, error: ApiError { message: message.into(), retry: false } }
+}
+
+/// Something that may pass.
+pub(crate) fn later(message: impl Into<String>) -> Refusal {
+    Refusal { status: 503, error: ApiError { message: message.into(), retry: true } }
+}
+
+impl From<IpamError> for Refusal {
+    fn from(error: IpamError) -> Self {
+        match &error {
+            IpamError::Identity(_) => refuse(400, error.to_string()),
+            _ if error.retry() => later(error.to_string()),
+            _ => refuse(500, error.to_string()),
+        }
+    }
+}
+
+impl From<NotApplied> for Refusal {
+    fn from(error: NotApplied) -> Self {
+        match error {
+            NotApplied::NotConnected(_) | NotApplied::Slow(_) => later(error.to_string()),
+            NotApplied::Failed(_) | NotApplied::Refused(_) => refuse(500, error.to_string()),
+        }
+    }
+}
+
+/// The node's attachments.
+pub struct Attachments {
+    store: Arc<Store>,
+    desired: Arc<Desired>,
+    observer: Observer,
+    host: Arc<dyn HostLinks>,
+    /// Calls for one attachment come one after the other.
+    locks: Mutex<HashMap<AttachmentId, Arc<tokio::sync::Mutex<()>>>>,
+    ready_within: Duration,
+}
+
+impl Attachments {
+    /// The attachments of `store`.
+    pub fn new(store: Arc<Store>, desired: Arc<Desired>, observer: Observer, host: Arc<dyn HostLinks>) -> Self {
+        let ready_within = READY_WITHIN;
+        Attachments { store, desired, observer, host, locks: Mutex::default(), ready_within }
+    }
+
+    /// The same, waiting for another time in `ready`.
+    #[must_use]
+    pub fn with_ready_within(mut self, within: Duration) -> Self {
+        self.ready_within = within;
+        self
+    }
+
+    /// Reserves addresses.
+    pub async fn add(&self, request: &AddRequest) -> Result<AddReply, Refusal> {
+        let _lock = self.lock(&request.attachment).await;
+        let (obstacle, mtu, ranges) = self.desired.read(|index| {
+            let ranges = index.local().map(|local| local.pod_cidrs.clone()).unwrap_or_default();
+            (index.obstacle(), index.pod_mtu(), ranges)
+        });
+        if let Some(obstacle) = obstacle {
+            return Err(later(obstacle));
+        }
+        let Some(mtu) = mtu else { return Err(later(self.never_connected())) };
+        let request = request.clone();
+        let reserved = self
+            .on_disk(move |store| {
+                let (id, netns, pod) = (&request.attachment, request.netns.as_str(), request.pod.as_ref());
+                store.reserve(&Wish { id, netns, pod, ranges: &ranges, mtu }, ipam::now())
+            })
+            .await?;
+        for address in &reserved.reused_early {
+            tracing::warn!(%address, "given out again before its cool-down: the node's range has no other address left");
+        }
+        Ok(reply(&reserved.lease))
+    }
+
+    /// Connects an attachment whose devices exist, and waits until the workers forward for it.
+    pub async fn ready(&self, request: &ReadyRequest) -> Result<(), Refusal> {
+        let _lock = self.lock(&request.attachment).await;
+        let id = request.attachment.clone();
+        let Some(lease) = self.on_disk(move |store| store.get(&id)).await? else {
+            return Err(unknown(&request.attachment));
+        };
+        let name = name(&request.attachment);
+        let (attached, version) = self.desired.edit(|index| index.attach(endpoint(&lease)));
+        attached.map_err(|reason| refuse(409, reason))?;
+        let withheld = self.desired.read(|index| index.withheld().find(|withheld| withheld.id == name));
+        let outcome = match withheld {
+            Some(withheld) => Err(refuse(409, withheld.reason)),
+            None => self.observer.applied(version, Some(&name), self.ready_within).await.map_err(Refusal::from),
+        };
+        let outcome = match outcome {
+            Ok(()) => {
+                let id = request.attachment.clone();
+                self.on_disk(move |store| store.set_ready(&id, true)).await
+            }
+            Err(refusal) => Err(refusal),
+        };
+        if outcome.is_err() && !lease.ready {
+            // The runtime will give up this pod: nothing half-connected stays.
+            self.desired.edit(|index| index.detach(&name));
+        }
+        outcome
+    }
+
+    /// Gives everything of an attachment back.
+    pub async fn del(&self, request: &DelRequest) -> Result<Released, Refusal> {
+        let _lock = self.lock(&request.attachment).await;
+        self.release(&request.attachment).await
+    }
+
+    async fn release(&self, id: &AttachmentId) -> Result<Released, Refusal> {
+        let name = name(id);
+        let (told, version) = self.desired.edit(|index| {
+            let told = index.objects().contains_key(&v1::Key::Endpoint(name.clone()));
+            index.detach(&name);
+            told
+        });
+        if told
+            && self.observer.look(|progress| progress.connected)
+            && let Err(e) = self.observer.applied(version, None, DEL_WITHIN).await
+        {
+            tracing::warn!(attachment = name, reason = %e, "released although not known to be disconnected");
+        }
+        let id = id.clone();
+        match self.on_disk(move |store| store.release(&id, ipam::now())).await {
+            Ok(lease) => Ok(Released { host_ifnames: lease.into_iter().map(|lease| lease.host_ifname).collect() }),
+            // What cannot identify an attachment has none.
+            Err(refusal) if refusal.status == 400 => Ok(Released::default()),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// Gives an attachment back whose plugin cannot do its part any more, and removes its host end.
+    pub async fn bury(&self, id: &AttachmentId) -> Result<(), Refusal> {
+        let _lock = self.lock(id).await;
+        let key = id.clone();
+        let lease = self.on_disk(move |store| store.get(&key)).await?;
+        if let Some(lease) = lease {
+            let host = self.host.clone();
+            let ifname = lease.host_ifname.clone();
+            let removed = tokio::task::spawn_blocking(move || host.remove(&ifname)).await;
+            removed.map_err(|e| refuse(500, e.to_string()))?.map_err(|e| later(e.to_string()))?;
+        }
+        self.release(id).await.map(drop)
+    }
+
+    /// The lease of an attachment that is in force.
+    pub async fn check(&self, request: &CheckRequest) -> Result<AddReply, Refusal> {
+        let id = request.attachment.clone();
+        let lease = self.on_disk(move |store| store.get(&id)).await?;
+        let Some(lease) = lease else { return Err(unknown(&request.attachment)) };
+        let name = name(&request.attachment);
+        if !lease.ready {
+            return Err(refuse(404, format!("{name} was added but never became ready: delete the pod's sandbox")));
+        }
+        if let Some(withheld) = self.desired.read(|index| index.withheld().find(|withheld| withheld.id == name)) {
+            return Err(refuse(404, withheld.reason));
+        }
+        let (connected, failed) = self.observer.look(|p| (p.connected, p.failed.get(&name).cloned()));
+        match failed {
+            Some(reason) => Err(refuse(404, format!("the dataplane could not connect {name}: {reason}"))),
+            None if !connected => Err(later(self.not_connected())),
+            None => Ok(reply(&lease)),
+        }
+    }
+
+    /// Gives back every attachment that is not listed.
+    pub async fn gc(&self, request: &GcRequest) -> Result<Released, Refusal> {
+        let mut released = Released::default();
+        for lease in self.on_disk(Store::list).await? {
+            if !request.valid.contains(&lease.id) {
+                tracing::info!(attachment = name(&lease.id), "given back: the runtime does not know it any more");
+                let delete = DelRequest { attachment: lease.id };
+                released.host_ifnames.extend(self.del(&delete).await?.host_ifnames);
+            }
+        }
+        Ok(released)
+    }
+
+    /// Why no pod can be added now.
+    pub fn obstacle(&self) -> Option<String> {
+        let obstacle = self.desired.read(podplane_index::Index::obstacle);
+        obstacle.or_else(|| {
+            self.observer.look(|progress| match (progress.connected, progress.version, &progress.refused) {
+                (false, ..) => Some(NotApplied::NotConnected(progress.trouble.clone()).to_string()),
+                (_, None, Some((_, reason))) => Some(NotApplied::Refused(reason.clone()).to_string()),
+                (_, None, None) => Some("the dataplane has not applied the first configuration yet".into()),
+                (_, Some(_), _) => None,
+            })
+        })
+    }
+
+    /// All attachments, for status.
+    pub async fn list(&self) -> Result<Vec<Attachment>, Refusal> {
+        let leases = self.on_disk(Store::list).await?;
+        let in_force = self.observer.look(|p| p.version.is_some());
+        let failed = self.observer.look(|p| p.failed.clone());
+        let withheld: Vec<_> = self.desired.read(|index| index.withheld().map(|w| w.id).collect());
+        let attachment = |lease: Lease| {
+            let name = name(&lease.id);
+            let ready = lease.ready && in_force && !failed.contains_key(&name) && !withheld.contains(&name);
+            let Lease { id, pod, addresses, host_ifname, .. } = lease;
+            Attachment { id, pod, addresses, host_ifname, ready }
+        };
+        Ok(leases.into_iter().map(attachment).collect())
+    }
+
+    /// After a start: gives back what is gone, and names the rest to the dataplane.
+    pub async fn reconcile(&self) -> Result<(), Refusal> {
+        let (mut kept, mut gone) = (Vec::new(), Vec::new());
+        for lease in self.on_disk(Store::list).await? {
+            match self.is_gone(&lease) {
+                true => gone.push(lease),
+                false => kept.push(lease),
+            }
+        }
+        for lease in gone {
+            tracing::info!(attachment = name(&lease.id), netns = lease.netns, "given back: its namespace is gone");
+            if let Err(e) = self.bury(&lease.id).await {
+                tracing::error!(attachment = name(&lease.id), reason = %e, "could not be given back");
+            }
+        }
+        self.desired.edit(|index| {
+            for lease in kept.iter().filter(|lease| lease.ready) {
+                if let Err(reason) = index.attach(endpoint(lease)) {
+                    tracing::error!(attachment = name(&lease.id), reason, "cannot be connected");
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Whether the sandbox is gone. Where even the folder of its namespace cannot be seen (the agent in a container
+    /// without it), only a host end that is gone as well says so.
+    fn is_gone(&self, lease: &Lease) -> bool {
+        let path = Path::new(&lease.netns);
+        if lease.netns.is_empty() || !matches!(path.try_exists(), Ok(false)) {
+            return false;
+        }
+        let seen = path.starts_with("/proc") || path.parent().is_some_and(Path::exists);
+        seen || matches!(self.host.exists(&lease.host_ifname), Ok(false))
+    }
+
+    fn never_connected(&self) -> String {
+        format!("the pods' MTU is not known before the dataplane was connected once; {}", self.not_connected())
+    }
+
+    fn not_connected(&self) -> String {
+        NotApplied::NotConnected(self.observer.look(|p| p.trouble.clone())).to_string()
+    }
+
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&Store) -> Result<T, IpamError> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let store = self.store.clone();
+        let done = tokio::task::spawn_blocking(move || f(&store)).await;
+        Ok(done.map_err(|e| refuse(500, e.to_string()))??)
+    }
+
+    async fn lock(&self, id: &AttachmentId) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+            locks.entry(id.clone()).or_default().clone()
+        };
+        lock.lock_owned().await
+    }
+}
+
+fn unknown(id: &AttachmentId) -> Refusal {
+    refuse(404, format!("there is no attachment {}: it was never added, or deleted", name(id)))
+}
+
+/// An attachment's identity as the dataplane knows it.
+pub(crate) fn name(id: &AttachmentId) -> String {
+    format!("{}/{}", id.container_id, id.ifname)
+}
+
+fn endpoint(lease: &Lease) -> v1::Endpoint {
+    v1::Endpoint {
+        id: name(&lease.id),
+        pod: lease.pod.as_ref().map(|pod| format!("{}/{}", pod.namespace, pod.name)).unwrap_or_default(),
+        port: v1::PortKind::Veth { host_ifname: lease.host_ifname.clone() },
+        mac: lease.mac,
+        addresses: lease.addresses.clone(),
+    }
+}
+
+fn reply(lease: &Lease) -> AddReply {
+    let has = |v4: bool| lease.addresses.iter().any(|a| a.is_ipv4() == v4);
+    let v4 = has(true).then_some(IpAddr::V4(GATEWAY_V4));
+    AddReply {
+        host_ifname: lease.host_ifname.clone(),
+        mac: Mac(lease.mac).to_string(),
+        addresses: lease.addresses.clone(),
+        gateways: v4.into_iter().chain(has(false).then_some(IpAddr::V6(GATEWAY_V6))).collect(),
+        gateway_mac: Mac::GATEWAY.to_string(),
+        mtu: lease.mtu,
+    }
+}

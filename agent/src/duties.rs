@@ -1,0 +1,203 @@
+//! What the agent keeps right on its node: routes to pods through the host port, and the uplink after the dataplane
+//! has gone.
+
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use podplane_hostnet::events::{Event, Events, Interest};
+use podplane_hostnet::node_routes::{self, NodeRoutes};
+use podplane_hostnet::routes::PROTO_PODPLANE;
+use podplane_hostnet::takeover::{self, Restored};
+use podplane_hostnet::{Netlink, Result};
+use podplane_index::Index;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::desired::Desired;
+use crate::publish::Observer;
+use crate::status::Trouble;
+
+/// How often the node is looked at although nothing was heard.
+const PERIOD: Duration = Duration::from_secs(5);
+/// The least time between two looks: somebody who undoes each of our changes must not keep a core busy.
+const BREATH: Duration = Duration::from_millis(100);
+/// For how long the dataplane must be gone before the uplink is given back: an earlier kernel would reset flows that a
+/// restarted dataplane resumes.
+pub const GONE: Duration = Duration::from_secs(3);
+/// How often the watching thread looks whether anybody still needs it.
+const TICK_MS: u16 = 500;
+
+/// The agent's duties on its node.
+pub struct Duties {
+    /// Where the take-over record is.
+    pub state_dir: PathBuf,
+    /// Where the dataplane listens.
+    pub run_dir: PathBuf,
+    /// The configuration that should be in force.
+    pub desired: Arc<Desired>,
+    /// The dataplane.
+    pub observer: Observer,
+    /// Where to say what does not work.
+    pub trouble: Trouble,
+}
+
+impl Duties {
+    /// Does them until the runtime ends.
+    pub async fn run(mut self) {
+        let mut heard = listen();
+        let mut ticks = self.desired.subscribe();
+        let mut restored = false;
+        loop {
+            let gone = self.gone_since();
+            restored &= gone.is_some();
+            let now = Instant::now();
+            let due = match gone {
+                Some(since) if !restored && now >= since + GONE => {
+                    restored = self.restore().await;
+                    now + PERIOD
+                }
+                Some(since) if !restored => since + GONE,
+                _ => {
+                    self.routes().await;
+                    now + PERIOD
+                }
+            };
+            sleep(BREATH).await;
+            let _ = timeout_at(due, async {
+                tokio::select! {
+                    Some(()) = heard.recv() => {}
+                    Ok(()) = ticks.changed() => {}
+                    () = self.observer.changed() => {}
+                }
+            })
+            .await;
+        }
+    }
+
+    /// Since when the dataplane has been gone: nobody accepts at its socket.
+    fn gone_since(&self) -> Option<Instant> {
+        let (connected, since) = self.observer.look(|progress| (progress.connected, progress.since));
+        (!connected && !is_listening(&self.run_dir)).then_some(since)
+    }
+
+    async fn routes(&self) {
+        let wanted = self.desired.read(wanted);
+        let done = tokio::task::spawn_blocking(move || -> Result<()> {
+            let mut netlink = Netlink::open()?;
+            let changed = node_routes::ensure(&mut netlink, &wanted)?;
+            if changed != Default::default() {
+                tracing::info!(
+                    set = changed.set,
+                    removed = changed.removed,
+                    neighbours = changed.neighbours,
+                    "node's routes to pods"
+                );
+            }
+            Ok(())
+        });
+        match done.await {
+            Ok(Ok(())) => drop(self.trouble.set(None)),
+            // No host port yet, or not any more.
+            Ok(Err(e)) if e.is_not_found() => drop(self.trouble.set(None)),
+            Ok(Err(e)) => self.report(format!("the node's routes to pods: {e}")),
+            Err(e) => self.report(e.to_string()),
+        }
+    }
+
+    /// Gives the uplink back; whether that is done.
+    async fn restore(&self) -> bool {
+        let state_dir = self.state_dir.clone();
+        let run_dir = self.run_dir.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            // A dataplane that is starting takes over first and listens then.
+            if is_listening(&run_dir) || is_fresh(&takeover::record_path(&state_dir)) {
+                return None;
+            }
+            Some(takeover::restore(&state_dir))
+        });
+        match done.await {
+            Ok(Some(Ok(restored))) => {
+                if restored != Restored::Nothing {
+                    tracing::warn!(?restored, "the dataplane has been gone for {GONE:?}: the uplink was given back");
+                }
+                self.trouble.set(None);
+                true
+            }
+            Ok(Some(Err(e))) => {
+                self.report(format!("the dataplane is gone and its uplink could not be given back: {e}"));
+                false
+            }
+            Ok(None) => false,
+            Err(e) => {
+                self.report(e.to_string());
+                false
+            }
+        }
+    }
+
+    fn report(&self, trouble: String) {
+        if self.trouble.set(Some(trouble.clone())) {
+            tracing::error!("{trouble}");
+        }
+    }
+}
+
+/// Whether a dataplane listens in `run_dir`.
+pub fn is_listening(run_dir: &Path) -> bool {
+    std::os::unix::net::UnixStream::connect(run_dir.join(crate::publish::SOCKET)).is_ok()
+}
+
+fn is_fresh(path: &Path) -> bool {
+    let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified());
+    modified.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age < GONE))
+}
+
+fn wanted(index: &Index) -> NodeRoutes {
+    let mut routes = NodeRoutes { mtu: index.pod_mtu().map(u32::from), ..NodeRoutes::default() };
+    let Some(local) = index.local() else { return routes };
+    routes.prefixes = index.pod_ranges().collect();
+    // The address that the others know this node by; of the other family the first.
+    let addresses = std::iter::once(&local.vtep).chain(&local.addresses);
+    for address in addresses {
+        match address {
+            std::net::IpAddr::V4(v4) => drop(routes.source_v4.get_or_insert(*v4)),
+            std::net::IpAddr::V6(v6) => drop(routes.source_v6.get_or_insert(*v6)),
+        }
+    }
+    // Without an address of a family the node cannot talk to that family's pods.
+    let (v4, v6) = (routes.source_v4.is_some(), routes.source_v6.is_some());
+    routes.prefixes.retain(|net| if net.addr().is_ipv4() { v4 } else { v6 });
+    routes
+}
+
+/// Ticks when somebody changed links or routes.
+fn listen() -> mpsc::Receiver<()> {
+    let (sender, receiver) = mpsc::channel(1);
+    let mut events = match Events::subscribe(Interest::LINKS | Interest::ROUTES) {
+        Ok(events) => events,
+        Err(e) => {
+            tracing::warn!(reason = %e, "changes of the node's network are found every {PERIOD:?} only");
+            return receiver;
+        }
+    };
+    let spawned = std::thread::Builder::new().name("netlink".into()).spawn(move || {
+        while !sender.is_closed() {
+            let ready = poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLIN)], PollTimeout::from(TICK_MS));
+            if !matches!(ready, Ok(n) if n > 0) {
+                continue;
+            }
+            let news = events.pending().unwrap_or_else(|_| vec![Event::Overrun]);
+            let ours = |event: &Event| matches!(event, Event::RoutesChanged { protocol: PROTO_PODPLANE, gone: false });
+            if news.iter().any(|event| !ours(event)) {
+                let _ = sender.try_send(());
+            }
+        }
+    });
+    if let Err(e) = spawned {
+        tracing::warn!(reason = %e, "changes of the node's network are found every {PERIOD:?} only");
+    }
+    receiver
+}

@@ -1,0 +1,81 @@
+//! Puts the parts together.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use podplane_index::{Index, Settings};
+use tokio::sync::oneshot;
+
+use crate::attachments::Attachments;
+use crate::desired::Desired;
+use crate::duties::Duties;
+use crate::host::HostLinks;
+use crate::ipam::Store;
+use crate::server::{self, Service};
+use crate::source::folder::Folder;
+use crate::status::{Status, Trouble};
+use crate::{pending, publish};
+
+/// What the command line decides.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Name, underlay and VNI.
+    pub settings: Settings,
+    /// The folder of manifests.
+    pub source: PathBuf,
+    /// Sockets.
+    pub run_dir: PathBuf,
+    /// What outlives the process.
+    pub state_dir: PathBuf,
+    /// How long an address rests after use.
+    pub cool_down: Duration,
+    /// Whether routes and uplink of this namespace are looked after.
+    pub duties: bool,
+}
+
+/// Runs an agent until `stop` is ready; `started` is called once it answers calls.
+pub async fn agent(
+    options: Options,
+    host: Arc<dyn HostLinks>,
+    started: impl FnOnce(),
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
+    for dir in [&options.run_dir, &options.state_dir] {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make the directory {}", dir.display()))?;
+    }
+    let store = Arc::new(Store::open(&options.state_dir.join("ipam.redb"), options.cool_down)?);
+    let listener = server::listen(&options.run_dir).context("cannot listen for the CNI plugin")?;
+    let desired = Arc::new(Desired::new(Index::new(options.settings.clone())));
+    let observer = publish::start(&options.run_dir, desired.clone());
+    let attachments = Arc::new(Attachments::new(store.clone(), desired.clone(), observer.clone(), host));
+
+    let (scanned, first_scan) = oneshot::channel();
+    let folder = Folder::start(&options.source, desired.clone(), move || {
+        // The receiver is gone when the agent ends meanwhile.
+        let _ = scanned.send(());
+    })
+    .with_context(|| format!("cannot watch {}", options.source.display()))?;
+    let duties = Trouble::default();
+    if options.duties {
+        let Options { state_dir, run_dir, .. } = options.clone();
+        let (desired, observer, trouble) = (desired.clone(), observer.clone(), duties.clone());
+        tokio::spawn(Duties { state_dir, run_dir, desired, observer, trouble }.run());
+    }
+    // Before the dataplane is told anything: running pods are named, dead ones are not.
+    attachments.reconcile().await?;
+    pending::start(&options.state_dir, attachments.clone()).await.context("cannot watch for removals")?;
+    let whole = desired.clone();
+    tokio::spawn(async move {
+        if first_scan.await.is_ok() {
+            whole.complete();
+        }
+    });
+
+    let node = options.settings.node.clone();
+    let status = Arc::new(Status { node, desired, observer, folder, store, duties });
+    started();
+    server::run(listener, Service { attachments, status }, stop).await.context("the server failed")
+}

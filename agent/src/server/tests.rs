@@ -1,0 +1,341 @@
+//! The whole agent over its socket, with a dataplane in memory.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use podplane_api::{AgentClient, AttachmentId, ClientError, PodRef, pending};
+use podplane_index::{Family, Settings};
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::host::HostLinks;
+use crate::run::{Options, agent};
+use crate::testing::Dataplane;
+
+const NODE: &str = "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\nspec: {podCIDRs: [10.0.1.0/24, \"fd00:1::/64\"]}\nstatus: {addresses: [{type: InternalIP, address: 192.0.2.1}]}\n";
+
+#[derive(Default)]
+struct Links(Mutex<BTreeSet<String>>);
+
+impl HostLinks for Links {
+    fn exists(&self, ifname: &str) -> podplane_hostnet::Result<bool> {
+        Ok(self.0.lock().unwrap().contains(ifname))
+    }
+
+    fn remove(&self, ifname: &str) -> podplane_hostnet::Result<()> {
+        self.0.lock().unwrap().remove(ifname);
+        Ok(())
+    }
+}
+
+/// A node's directories; agents and dataplanes come and go.
+struct Node {
+    dir: tempfile::TempDir,
+    links: Arc<Links>,
+}
+
+struct Agent {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        drop(self.thread.take().unwrap().join());
+    }
+}
+
+impl Node {
+    fn new() -> Node {
+        let node = Node { dir: tempfile::tempdir().unwrap(), links: Arc::default() };
+        for name in ["objects", "run", "state", "netns"] {
+            fs::create_dir(node.path(name)).unwrap();
+        }
+        node
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn with_object() -> Node {
+        let node = Node::new();
+        node.write(NODE);
+        node
+    }
+
+    fn write(&self, text: &str) {
+        fs::write(self.path("draft"), text).unwrap();
+        fs::rename(self.path("draft"), self.path("objects/node.yaml")).unwrap();
+    }
+
+    fn agent(&self) -> Agent {
+        let options = Options {
+            settings: Settings { node: "n1".into(), underlay: Family::Ipv4, vni: 100 },
+            source: self.path("objects"),
+            run_dir: self.path("run"),
+            state_dir: self.path("state"),
+            cool_down: Duration::from_secs(60),
+            duties: false,
+        };
+        let links = self.links.clone();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (started, running) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            let stop = async move { drop(stopped.await) };
+            runtime.block_on(agent(options, links, move || started.send(()).unwrap(), stop)).unwrap();
+            runtime.shutdown_timeout(Duration::from_millis(50));
+        });
+        running.recv_timeout(Duration::from_secs(10)).unwrap();
+        Agent { stop: Some(stop), thread: Some(thread) }
+    }
+
+    fn dataplane(&self) -> Dataplane {
+        Dataplane::start(&self.path("run"), 1500)
+    }
+
+    fn client(&self) -> AgentClient {
+        AgentClient::new(self.path("run").join(path::SOCKET)).with_timeout(Duration::from_secs(15))
+    }
+
+    /// A client of an agent that answers `cni_status` well.
+    fn ready_client(&self) -> AgentClient {
+        let client = self.client();
+        until("CNI STATUS", || client.cni_status().is_ok());
+        client
+    }
+
+    fn add(&self, container: &str) -> AddRequest {
+        let netns = self.path("netns").join(container);
+        fs::write(&netns, "").unwrap();
+        AddRequest {
+            attachment: id(container),
+            netns: netns.display().to_string(),
+            pod: Some(PodRef { namespace: "default".into(), name: container.into(), uid: "u".into() }),
+        }
+    }
+
+    fn pod(&self, client: &AgentClient, container: &str) -> podplane_api::AddReply {
+        let reply = client.add(&self.add(container)).unwrap();
+        self.links.0.lock().unwrap().insert(reply.host_ifname.clone());
+        client.ready(&ReadyRequest { attachment: id(container) }).unwrap();
+        reply
+    }
+}
+
+fn id(container: &str) -> AttachmentId {
+    AttachmentId { container_id: container.into(), ifname: "eth0".into() }
+}
+
+fn until(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(10), "not within ten seconds: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn refusal<T: std::fmt::Debug>(outcome: Result<T, ClientError>) -> (u16, bool, String) {
+    match outcome.unwrap_err() {
+        ClientError::Api { status, error } => (status, error.retry, error.message),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_pod_comes_and_goes() {
+    let node = Node::with_object();
+    let (dataplane, _agent) = (node.dataplane(), node.agent());
+    let client = node.ready_client();
+    let request = node.add("c1");
+    let reply = client.add(&request).unwrap();
+    assert_eq!(reply.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.1.2", "fd00:1::2"]);
+    assert_eq!(reply.gateways.iter().map(ToString::to_string).collect::<Vec<_>>(), ["169.254.1.1", "fe80::1"]);
+    assert_eq!((reply.mtu, reply.gateway_mac.as_str()), (1450, "02:50:50:00:00:01"));
+    assert_eq!(client.add(&request).unwrap(), reply);
+    assert_eq!(refusal(client.check(&CheckRequest { attachment: id("c1") })).0, 404);
+    client.ready(&ReadyRequest { attachment: id("c1") }).unwrap();
+    {
+        let seen = dataplane.lock();
+        let endpoint = &seen.state.endpoints["c1/eth0"];
+        assert_eq!((endpoint.pod.as_str(), endpoint.mac.to_string()), ("default/c1", reply.mac.clone()));
+    }
+    assert_eq!(client.check(&CheckRequest { attachment: id("c1") }).unwrap(), reply);
+    let status = client.status().unwrap();
+    assert!(status.ready && status.conditions.is_empty() && status.dataplane_connected, "{status:?}");
+    assert_eq!((status.attachments.len(), status.addresses[0].used, status.addresses[0].size), (1, 1, 253));
+    assert!(status.attachments[0].ready && status.generation.sent == status.generation.applied);
+
+    let delete = DelRequest { attachment: id("c1") };
+    assert_eq!(client.del(&delete).unwrap().host_ifnames, [reply.host_ifname]);
+    assert!(dataplane.lock().state.endpoints.is_empty());
+    assert_eq!(client.del(&delete).unwrap().host_ifnames, [""; 0]);
+    assert_eq!(refusal(client.check(&CheckRequest { attachment: id("c1") })).0, 404);
+    // Not the same address again so soon.
+    assert_eq!(client.add(&node.add("c2")).unwrap().addresses[0].to_string(), "10.0.1.3");
+}
+
+#[test]
+fn add_names_what_is_missing() {
+    let node = Node::new();
+    let _agent = node.agent();
+    let client = node.client();
+    let (status, retry, why) = refusal(client.add(&node.add("c1")));
+    assert!(status == 503 && retry && why.contains("no Node object \"n1\""), "{why}");
+    node.write(&NODE.replace("podCIDRs", "other"));
+    until("the Node", || refusal(client.cni_status()).2.contains("no spec.podCIDRs yet"));
+    assert!(refusal(client.add(&node.add("c1"))).2.contains("no spec.podCIDRs yet"));
+    node.write(NODE);
+    until("the range", || refusal(client.cni_status()).2.contains("dataplane is not connected"));
+    let (status, retry, why) = refusal(client.add(&node.add("c1")));
+    assert!(
+        status == 503 && retry && why.contains("MTU is not known") && why.contains("dataplane.sock")
+            || why.contains("connecting"),
+        "{why}"
+    );
+    let _dataplane = node.dataplane();
+    node.ready_client().add(&node.add("c1")).unwrap();
+}
+
+#[test]
+fn a_pod_that_cannot_be_connected_is_refused_with_the_reason() {
+    let node = Node::with_object();
+    let (dataplane, _agent) = (node.dataplane(), node.agent());
+    let client = node.ready_client();
+    assert_eq!(refusal(client.ready(&ReadyRequest { attachment: id("c1") })).0, 404);
+    client.add(&node.add("c1")).unwrap();
+    dataplane.lock().fails.insert("c1/eth0".into(), "no interface pp1".into());
+    let (status, _, why) = refusal(client.ready(&ReadyRequest { attachment: id("c1") }));
+    assert!(status == 500 && why.contains("no interface pp1"), "{why}");
+    until("the endpoint is withdrawn", || dataplane.lock().state.endpoints.is_empty());
+    dataplane.lock().fails.clear();
+    client.ready(&ReadyRequest { attachment: id("c1") }).unwrap();
+}
+
+#[test]
+fn gc_keeps_what_is_listed() {
+    let node = Node::with_object();
+    let (dataplane, _agent) = (node.dataplane(), node.agent());
+    let client = node.ready_client();
+    let replies: Vec<_> = ["c1", "c2", "c3"].iter().map(|c| node.pod(&client, c)).collect();
+    let released = client.gc(&GcRequest { valid: vec![id("c2")] }).unwrap();
+    assert_eq!(released.host_ifnames, [replies[0].host_ifname.clone(), replies[2].host_ifname.clone()]);
+    assert_eq!(dataplane.lock().state.endpoints.keys().collect::<Vec<_>>(), ["c2/eth0"]);
+}
+
+#[test]
+fn restarts_of_both_change_nothing_for_pods() {
+    let node = Node::with_object();
+    let first = node.dataplane();
+    let agent = node.agent();
+    let client = node.ready_client();
+    let reply = node.pod(&client, "c1");
+    let before = first.lock().state.clone();
+    drop(agent);
+    assert!(client.status().unwrap_err().is_down());
+    assert_eq!(first.lock().state, before);
+    let told = first.lock().transactions.len();
+    let _agent = node.agent();
+    let client = node.ready_client();
+    assert_eq!(first.lock().state, before);
+    assert!(first.lock().transactions[told..].iter().all(|t| t.1 && t.2 == 2), "{:?}", first.lock().transactions);
+    assert_eq!(client.check(&CheckRequest { attachment: id("c1") }).unwrap(), reply);
+    drop(first);
+    until("the loss is seen", || refusal(client.cni_status()).2.contains("not connected"));
+    let second = node.dataplane();
+    node.ready_client();
+    assert_eq!(second.lock().state, before);
+}
+
+#[test]
+fn a_restarted_agent_without_its_object_leaves_the_dataplane_alone() {
+    let node = Node::with_object();
+    let (dataplane, agent) = (node.dataplane(), node.agent());
+    node.pod(&node.ready_client(), "c1");
+    drop(agent);
+    let snapshot = || {
+        let seen = dataplane.lock();
+        (seen.state.clone(), seen.transactions.len())
+    };
+    let before = snapshot();
+    fs::remove_file(node.path("objects/node.yaml")).unwrap();
+    let _agent = node.agent();
+    until("connected", || node.client().status().unwrap().dataplane_connected);
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(snapshot(), before);
+    node.write(NODE);
+    node.ready_client();
+    assert_eq!(dataplane.lock().state, before.0);
+}
+
+#[test]
+fn what_is_gone_is_given_back_on_start_and_from_records() {
+    let node = Node::with_object();
+    let (dataplane, agent) = (node.dataplane(), node.agent());
+    let client = node.ready_client();
+    let replies: Vec<_> = ["c1", "c2", "c3"].iter().map(|c| node.pod(&client, c)).collect();
+    drop(agent);
+    fs::remove_file(node.path("netns/c1")).unwrap();
+    pending::leave(&node.path("state"), &DelRequest { attachment: id("c2") }).unwrap();
+    let _agent = node.agent();
+    let client = node.ready_client();
+    assert_eq!(dataplane.lock().state.endpoints.keys().collect::<Vec<_>>(), ["c3/eth0"]);
+    assert_eq!(*node.links.0.lock().unwrap(), [replies[2].host_ifname.clone()].into());
+    assert_eq!(client.status().unwrap().attachments.len(), 1);
+    // One that is left while the agent runs: it was down for a moment only.
+    let record = pending::leave(&node.path("state"), &DelRequest { attachment: id("c3") }).unwrap();
+    until("the record is delivered", || !record.exists());
+    assert!(dataplane.lock().state.endpoints.is_empty());
+    fs::write(pending::folder(&node.path("state")).join("x.json"), "{").unwrap();
+    until("a bad record is put aside", || pending::folder(&node.path("state")).join("x.invalid").exists());
+}
+
+#[test]
+fn bad_requests_are_answered_as_errors() {
+    let node = Node::with_object();
+    let (_dataplane, _agent) = (node.dataplane(), node.agent());
+    let client = node.ready_client();
+    let (status, retry, _) = refusal(client.add(&AddRequest { attachment: id("a/b"), ..node.add("x") }));
+    assert!(status == 400 && !retry);
+    assert_eq!(client.del(&DelRequest { attachment: id("a/b") }).unwrap().host_ifnames, [""; 0]);
+    let socket = node.path("run").join(path::SOCKET);
+    assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+    for (request, status) in [
+        (
+            "POST /v1/cni/add HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}",
+            "422",
+        ),
+        ("GET /v2/status HTTP/1.1\r\nhost: x\r\n\r\n", "404"),
+    ] {
+        use std::io::{Read, Write};
+        let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = [0; 2048];
+        let n = stream.read(&mut answer).unwrap();
+        let answer = String::from_utf8_lossy(&answer[..n]).into_owned();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")) || answer.starts_with("HTTP/1.1 400"), "{answer}");
+        assert!(answer.contains("\"message\""), "{answer}");
+    }
+}
+
+#[test]
+fn a_changed_range_is_a_condition() {
+    let node = Node::with_object();
+    let (_dataplane, _agent) = (node.dataplane(), node.agent());
+    let client = node.ready_client();
+    node.pod(&client, "c1");
+    node.write(&NODE.replace("10.0.1.0/24", "10.0.9.0/24"));
+    until("the condition", || {
+        client.status().unwrap().conditions.iter().any(|c| c.contains("outside of this node's podCIDRs"))
+    });
+    assert_eq!(client.add(&node.add("c2")).unwrap().addresses[0].to_string(), "10.0.9.2");
+    node.write("kind: [");
+    until("the file is refused", || client.status().unwrap().refused.iter().any(|r| r.place.ends_with("node.yaml:1")));
+}

@@ -1,0 +1,3 @@
+//! Where objects come from: a watched folder; later also the API server.
+
+pub mod folder;
