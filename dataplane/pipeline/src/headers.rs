@@ -1,6 +1,6 @@
 //! The packet crate's parser in the pipeline's terms, and small rewrites of headers in place.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use podplane_packet::buf::{Gso, PacketBuf};
 use podplane_packet::checksum;
@@ -19,15 +19,12 @@ pub(crate) mod icmp4 {
     pub(crate) const UNREACHABLE: u8 = T::UNREACHABLE.0;
     pub(crate) const REDIRECT: u8 = T::REDIRECT.0;
     pub(crate) const ECHO_REQUEST: u8 = T::ECHO_REQUEST.0;
-    pub(crate) const TIME_EXCEEDED: u8 = T::TIME_EXCEEDED.0;
 }
 
 /// ICMPv6 types as numbers.
 pub(crate) mod icmp6 {
     use podplane_packet::wire::Icmpv6Type as T;
-    pub(crate) const UNREACHABLE: u8 = T::UNREACHABLE.0;
     pub(crate) const TOO_BIG: u8 = T::TOO_BIG.0;
-    pub(crate) const TIME_EXCEEDED: u8 = T::TIME_EXCEEDED.0;
     pub(crate) const ECHO_REQUEST: u8 = T::ECHO_REQUEST.0;
     pub(crate) const ECHO_REPLY: u8 = T::ECHO_REPLY.0;
     pub(crate) const ROUTER_ADVERTISEMENT: u8 = T::ROUTER_ADVERTISEMENT.0;
@@ -79,6 +76,13 @@ pub(crate) fn read<B: PacketBuf>(buf: &B, at: usize) -> Result<(Ip, L4), DropRea
     Ok((ip, l4))
 }
 
+/// The parser's own view of a packet, for the packet crate's builders: read again, for they are off the usual way.
+#[cold]
+pub(crate) fn parsed<B: PacketBuf>(buf: &B, at: usize) -> Option<parse::Parsed> {
+    let t = buf.head().get(at - 2..at)?;
+    parse::parse_l3(buf.head(), EtherType(u16::from_be_bytes([t[0], t[1]])), None, at, buf.len()).ok()
+}
+
 /// The packet that an ICMP error is about.
 #[cold]
 fn quoted(p: &parse::Parsed, head: &[u8]) -> Option<Quoted> {
@@ -127,17 +131,6 @@ pub(crate) fn decrement_ttl(ip: &mut [u8]) {
     }
 }
 
-/// Sets the TTL or hop limit.
-pub(crate) fn set_ttl(ip: &mut [u8], ttl: u8) {
-    if ip[0] >> 4 == 4 {
-        let old = word(ip, 8);
-        ip[8] = ttl;
-        fix_v4(ip, old, word(ip, 8));
-    } else {
-        ip[7] = ttl;
-    }
-}
-
 /// Sets TOS or traffic class.
 pub(crate) fn set_tos(ip: &mut [u8], tos: u8) {
     if ip[0] >> 4 == 4 {
@@ -147,13 +140,6 @@ pub(crate) fn set_tos(ip: &mut [u8], tos: u8) {
     } else if let Ok(mut v6) = Ipv6::new_header(ip) {
         v6.set_traffic_class(tos);
     }
-}
-
-/// Exchanges source and destination. No checksum changes by that.
-pub(crate) fn swap_addresses(ip: &mut [u8]) {
-    let (at, len) = if ip[0] >> 4 == 4 { (12, 4) } else { (8, 16) };
-    let (a, b) = ip[at..at + 2 * len].split_at_mut(len);
-    a.swap_with_slice(b);
 }
 
 fn word(b: &[u8], at: usize) -> u16 {
@@ -170,18 +156,4 @@ pub(crate) fn fill_v4_checksum(ip: &mut [u8], len: usize) {
     ip[10..12].fill(0);
     let sum = !checksum::fold(checksum::sum(&ip[..len]));
     ip[10..12].copy_from_slice(&sum.to_be_bytes());
-}
-
-/// The checksum of an ICMPv6 message, whose field must be zero.
-pub(crate) fn icmpv6_checksum(src: std::net::Ipv6Addr, dst: std::net::Ipv6Addr, message: &[u8]) -> u16 {
-    !checksum::fold(checksum::pseudo_v6(src, dst, ICMPV6, message.len() as u32) + checksum::sum(message))
-}
-
-/// Writes an IPv4 header of 20 bytes with its checksum.
-pub(crate) fn put_v4(ip: &mut [u8], src: Ipv4Addr, dst: Ipv4Addr, proto: u8, len: u16, tos: u8) {
-    ip[..12].copy_from_slice(&[0x45, tos, 0, 0, 0, 0, 0, 0, 64, proto, 0, 0]);
-    ip[2..4].copy_from_slice(&len.to_be_bytes());
-    ip[12..16].copy_from_slice(&src.octets());
-    ip[16..20].copy_from_slice(&dst.octets());
-    fill_v4_checksum(ip, 20);
 }

@@ -56,3 +56,34 @@ fn spread(snap: &Snapshot, dst: IpAddr) -> WorkerId {
     let hash = siphash13(snap.seed(), &[bits as u64, (bits >> 64) as u64]);
     WorkerId((hash % u64::from(snap.workers())) as u8)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::testing::{config, pod};
+
+    #[test]
+    fn each_case_of_the_design() {
+        let mut c = config(4);
+        c.ports[1].1.home = WorkerId(3);
+        c.ports.push(pod(2, 1));
+        c.ports.push(pod(3, 2));
+        let s = Snapshot::compile(&c, None).expect("a valid configuration");
+        let at = |last: u8| IpAddr::from([10, 244, 1, last]);
+        let port = |p: u16| Arrival::Port(PortId(p));
+        let error = |dst: IpAddr, embedded_src: IpAddr| owner(&s, Arrival::Tunnel, dst, Some(embedded_src));
+        assert_eq!(owner(&s, port(2), at(3), None), WorkerId(1), "from a pod: its home, wherever it goes");
+        assert_eq!(owner(&s, port(2), at(3), Some(at(3))), WorkerId(1), "its ICMP errors too");
+        assert_eq!(owner(&s, port(1), at(2), None), WorkerId(3), "from the node: the host port's home");
+        assert_eq!(owner(&s, Arrival::Tunnel, at(3), None), WorkerId(2), "to a pod: its home");
+        assert_eq!(owner(&s, Arrival::Tunnel, [192, 0, 2, 1].into(), None), WorkerId(3), "to the node");
+        assert_eq!(owner(&s, Arrival::Tunnel, at(1), None), WorkerId(3), "to the node's range address");
+        assert_eq!(error(at(3), at(2)), WorkerId(1), "an ICMP error: where the replies to its quotation go");
+        let stray = IpAddr::from([198, 51, 100, 7]);
+        let spread = owner(&s, Arrival::Tunnel, stray, None);
+        assert!(spread.0 < 4);
+        let next = Snapshot::compile(&c, Some(&s)).expect("a valid configuration");
+        assert_eq!(owner(&next, Arrival::Tunnel, stray, None), spread, "the same under every snapshot");
+        assert_eq!(owner(&s, port(9), at(3), None), WorkerId(0), "a port that is gone");
+    }
+}

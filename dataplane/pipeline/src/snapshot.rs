@@ -5,6 +5,8 @@
 
 mod compile;
 mod config;
+#[cfg(test)]
+pub(crate) mod testing;
 mod vtep;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -213,9 +213,30 @@ fn icmp_errors_are_rationed() {
 
 #[test]
 fn an_exhausted_pool_is_a_named_drop() {
-    let (mut sim, a, _) = cluster();
-    let ask = solicitation(&sim, a, "fe80::aaaa", "fe80::1", a.mac(&sim));
+    let (mut sim, a, b) = cluster();
+    let mut spec = frame(&sim, a, b.ip(false), Transport::Udp { sport: 1, dport: 2 }, &[0; 1480]);
+    if let Ip::V4 { df, .. } = &mut spec.ip {
+        *df = false;
+    }
     sim.exhausted = true;
-    assert!(put(&mut sim, a, &ask.build()).is_empty());
+    assert!(put(&mut sim, a, &spec.build()).is_empty());
     assert_eq!(sim.all_drops(), [(DropReason::NoBuffers.name(), 1)]);
+}
+
+#[test]
+fn before_any_configuration_uplink_and_node_are_joined_and_pods_wait() {
+    let (mut sim, a, _) = cluster();
+    sim.nodes[0].config.local = None;
+    sim.nodes[0].publish();
+    let node = End::Node(0);
+    let dhcp = [&Mac::BROADCAST.0[..], &node.mac(&sim).0, &[8, 0], &[0; 46]].concat();
+    assert!(put(&mut sim, node, &dhcp).is_empty());
+    assert_eq!(sim.take(0, podplane_packet::id::PortId::UPLINK)[0].bytes(), dhcp);
+    let uplink = podplane_packet::id::PortId::UPLINK;
+    sim.inject(0, uplink, WorkerId(1), VecBuf::new(&dhcp));
+    sim.settle();
+    assert_eq!(sim.take(0, node.port())[0].bytes(), dhcp);
+    let spec = frame(&sim, a, node.ip(false), Transport::Udp { sport: 1, dport: 2 }, b"x");
+    assert!(put(&mut sim, a, &spec.build()).is_empty());
+    assert_eq!(sim.all_drops(), [(DropReason::NotConfigured.name(), 1)]);
 }

@@ -122,12 +122,12 @@ fn told(c: &Cluster, name: &str, to: End, spec: &FrameSpec, got: &VecBuf, want: 
     let mut error = frame(&c.sim, to, from, Transport::Icmp { kind, code, rest: rest.to_be_bytes() }, quote);
     error.ip = common::addresses(from, to.ip(v6));
     if let Ip::V4 { id, df, .. } = &mut error.ip {
-        (*id, *df) = (0, false);
+        (*id, *df) = (0, true);
     }
     if let Ip::V6 { label, .. } = &mut error.ip {
         *label = 0;
     }
-    error.tos = if v6 { 0 } else { 0xc0 };
+    error.tos = 0xc0;
     error.ttl = 64 - passed;
     (error.src_mac, error.dst_mac) = (Mac::GATEWAY, to.mac(&c.sim));
     assert_eq!(bytes, error.build(), "{name}");

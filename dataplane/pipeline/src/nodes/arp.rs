@@ -8,14 +8,16 @@
 //! Next: out by the port it came from; `l2_pass` (host port).
 
 use podplane_packet::buf::PacketBuf;
+use podplane_packet::build::arp_reply;
 use podplane_packet::id::Mac;
-use podplane_packet::wire::arp::{Arp, REPLY, REQUEST};
+use podplane_packet::wire::arp::{Arp, REQUEST};
 
 use super::classify::ETH_LEN;
 use super::{Next, Pkt, World};
 use crate::drop::DropReason;
 use crate::env::Env;
 use crate::graph::{Node, NodeId};
+use crate::headers;
 use crate::pass::Pass;
 use crate::snapshot::{GATEWAY_V4, PortClass};
 
@@ -28,8 +30,7 @@ pub(crate) const NODE: Node = Node {
 pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
     let Some(port) = w.snap.port(p.ctx.via.port) else { return Next::Drop(DropReason::UnknownPort) };
     let pod = p.ctx.class == PortClass::Pod;
-    let head = p.buf.head_mut();
-    let Ok(mut arp) = Arp::new(&mut head[ETH_LEN..]) else {
+    let Ok(arp) = Arp::new(&p.buf.head()[ETH_LEN..]) else {
         return if pod { Next::Drop(DropReason::ArpMalformed) } else { Next::To(NodeId::L2Pass) };
     };
     let (mac, ip) = (arp.sender_mac(), arp.sender_ip());
@@ -44,12 +45,9 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
     if !asks || ip == GATEWAY_V4 {
         return Next::Drop(DropReason::ArpNotForGateway);
     }
-    arp.set_operation(REPLY);
-    arp.set_target_mac(mac);
-    arp.set_target_ip(ip);
-    arp.set_sender_mac(Mac::GATEWAY);
-    arp.set_sender_ip(GATEWAY_V4);
-    head[..6].copy_from_slice(&mac.0);
-    head[6..12].copy_from_slice(&Mac::GATEWAY.0);
+    let answered = headers::parsed(&p.buf, ETH_LEN).is_some_and(|q| arp_reply(p.buf.head_mut(), &q, Mac::GATEWAY));
+    if !answered {
+        return Next::Drop(DropReason::ArpMalformed);
+    }
     Next::Transmit(p.ctx.via.port, Pass::gateway_reply())
 }

@@ -1,6 +1,6 @@
 //! Answers neighbour solicitations for the gateway, and refuses all other neighbour discovery.
 //!
-//! Uses: `ip`, `l4`, the ND message. Sets: nothing (the answer is a new packet; the question is replaced by it).
+//! Uses: `ip`, `l4`, the ND message. Sets: nothing (the question becomes the answer in place).
 //!
 //! Only fe80::1 is answered. A pod speaks in its own name: its link-layer option must be its MAC, its source address
 //! its own or any link-local one (which nobody but the gateway ever sees). Neighbour discovery never crosses a router:
@@ -11,9 +11,10 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use podplane_packet::buf::PacketBuf;
+use podplane_packet::build::neighbour_advertisement;
 use podplane_packet::id::Mac;
+use podplane_packet::wire::Icmpv6Type;
 use podplane_packet::wire::ndp::{NdOption, Neighbour, options};
-use podplane_packet::wire::{Icmpv6Type, Ipv6};
 
 use super::{Next, Pkt, World};
 use crate::drop::DropReason;
@@ -32,13 +33,9 @@ pub(crate) const NODE: Node = Node {
         DropReason::SpoofedNd,
         DropReason::NdNotForGateway,
         DropReason::NdRouterSolicitation,
-        DropReason::NoBuffers,
     ],
     parses: false,
 };
-
-/// Bytes of the answer: IPv6, neighbour advertisement, target link-layer option.
-const ANSWER: usize = 40 + 24 + 8;
 
 /// Whether the packet is neighbour discovery.
 pub(super) fn is_nd(ctx: &Ctx) -> bool {
@@ -59,23 +56,19 @@ fn message<B: PacketBuf>(p: &Pkt<B>) -> Option<&[u8]> {
 
 pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
     let Some(port) = w.snap.port(p.ctx.via.port) else { return Next::Drop(DropReason::UnknownPort) };
-    let (mac, src) = match examine(p, port) {
-        Ok(answer) => answer,
-        Err(reason) => return Next::Drop(reason),
-    };
-    let Some(mut answer) = w.env.alloc() else { return Next::Drop(DropReason::NoBuffers) };
-    if !advertise(&mut answer, mac, src) {
-        w.st.abandoned += 1;
-        return Next::Drop(DropReason::NoBuffers);
+    if let Err(reason) = examine(p, port) {
+        return Next::Drop(reason);
     }
-    answer.meta_mut().port = p.ctx.via.port;
-    p.buf = answer;
-    w.st.replaced += 1;
-    Next::Transmit(p.ctx.via.port, Pass::gateway_reply())
+    let parsed = headers::parsed(&p.buf, usize::from(p.ctx.l3));
+    if parsed.is_some_and(|q| neighbour_advertisement(&mut p.buf, &q, Mac::GATEWAY)) {
+        Next::Transmit(p.ctx.via.port, Pass::gateway_reply())
+    } else {
+        Next::Drop(DropReason::NdMalformed)
+    }
 }
 
-/// Checks a solicitation; returns who asked.
-fn examine<B: PacketBuf>(p: &Pkt<B>, port: &PortEntry) -> Result<(Mac, Ipv6Addr), DropReason> {
+/// Checks that this is a solicitation for the gateway that tells the truth.
+fn examine<B: PacketBuf>(p: &Pkt<B>, port: &PortEntry) -> Result<(), DropReason> {
     let Some((kind, code)) = p.ctx.l4.icmp else { return Err(DropReason::NdMalformed) };
     if p.ctx.ip.ttl != 255 || code != 0 || p.ctx.ip.frag.is_some() {
         return Err(DropReason::NdMalformed);
@@ -90,13 +83,12 @@ fn examine<B: PacketBuf>(p: &Pkt<B>, port: &PortEntry) -> Result<(Mac, Ipv6Addr)
     if pod && !own(src) {
         return Err(DropReason::SpoofedNd);
     }
-    let mut asked_by = p.src_mac();
     for option in options(nd.option_bytes()) {
-        if let Ok(NdOption::SourceLinkLayer(mac) | NdOption::TargetLinkLayer(mac)) = option {
-            if pod && mac != port.mac {
-                return Err(DropReason::SpoofedNd);
-            }
-            asked_by = mac;
+        if let Ok(NdOption::SourceLinkLayer(mac) | NdOption::TargetLinkLayer(mac)) = option
+            && pod
+            && mac != port.mac
+        {
+            return Err(DropReason::SpoofedNd);
         }
     }
     if !nd.is_solicitation() {
@@ -107,37 +99,5 @@ fn examine<B: PacketBuf>(p: &Pkt<B>, port: &PortEntry) -> Result<(Mac, Ipv6Addr)
     if nd.target() != GATEWAY_V6 {
         return Err(DropReason::NdNotForGateway);
     }
-    Ok((asked_by, src))
-}
-
-/// Writes the advertisement: solicited for whoever has an address, to all nodes for a duplicate address probe
-/// (RFC 4861 section 7.2.4).
-fn advertise<B: PacketBuf>(buf: &mut B, mac: Mac, asker: Ipv6Addr) -> bool {
-    let probe = asker.is_unspecified();
-    let all_nodes = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
-    let (dst, dst_mac) = if probe { (all_nodes, Mac([0x33, 0x33, 0, 0, 0, 1])) } else { (asker, mac) };
-    let mut frame = [0; 14 + ANSWER];
-    frame[..6].copy_from_slice(&dst_mac.0);
-    frame[6..12].copy_from_slice(&Mac::GATEWAY.0);
-    frame[12..14].copy_from_slice(&[0x86, 0xdd]);
-    frame[14] = 0x60;
-    {
-        let Ok(mut ip) = Ipv6::new_header(&mut frame[14..]) else { return false };
-        ip.set_payload_len((ANSWER - 40) as u16);
-        ip.set_next_header(ICMPV6);
-        ip.set_hop_limit(255);
-        ip.set_src(GATEWAY_V6);
-        ip.set_dst(dst);
-    }
-    let icmp = &mut frame[54..];
-    icmp[0] = Icmpv6Type::NEIGHBOUR_ADVERTISEMENT.0;
-    let solicited = if probe { 0 } else { Neighbour::<&[u8]>::SOLICITED };
-    let flags = Neighbour::<&[u8]>::ROUTER | Neighbour::<&[u8]>::OVERRIDE | solicited;
-    icmp[4..8].copy_from_slice(&flags.to_be_bytes());
-    icmp[8..24].copy_from_slice(&GATEWAY_V6.octets());
-    icmp[24..26].copy_from_slice(&[2, 1]);
-    icmp[26..32].copy_from_slice(&Mac::GATEWAY.0);
-    let sum = headers::icmpv6_checksum(GATEWAY_V6, dst, &frame[54..]);
-    frame[56..58].copy_from_slice(&sum.to_be_bytes());
-    buf.append(&frame)
+    Ok(())
 }

@@ -330,3 +330,6 @@ impl Wanted {
         self.peers.get(vtep.index()).and_then(Option::as_ref).map_or(&[], |p| &p.0)
     }
 }
+
+#[cfg(test)]
+mod tests;
