@@ -1,6 +1,6 @@
 //! What the AF_PACKET driver alone reaches: one iperf3 TCP stream between two namespaces, through a loop that only
 //! forwards, beside a kernel bridge over the same kind of veths; then through a VXLAN tunnel between two uplinks,
-//! beside the kernel's VXLAN. Run as root: `cargo run --release --example veth_forward [seconds] [rounds] [--spin]`.
+//! beside the kernel's VXLAN. Run as root: `cargo run --release --example veth_forward [seconds] [rounds] [--spin] [--verbose]`.
 
 #[allow(dead_code, reason = "shared with the tests, which look at more of it")]
 #[path = "../src/ports/tests/lab.rs"]
@@ -34,6 +34,9 @@ fn iperf3(a: &Netns, b: &Netns, seconds: u32) -> f64 {
     }
     let out = a.exec(&format!("iperf3 -c 10.77.0.2 -t {seconds} -C cubic -f m"));
     let _ = server.join();
+    if std::env::args().any(|a| a == "--verbose") {
+        println!("{out}");
+    }
     let line = out.lines().find(|l| l.contains("receiver")).unwrap_or_default();
     let words: Vec<&str> = line.split_whitespace().collect();
     let at = words.iter().position(|w| *w == "Mbits/sec").unwrap_or(1);
@@ -80,8 +83,8 @@ fn open(dp: &Netns, name: &'static str, role: Role) -> PortIo {
 fn our_loop(seconds: u32, spin: bool) -> f64 {
     let (a, b, dp) = pods(1450);
     let ports = vec![open(&dp, "da", POD), open(&dp, "db", POD)];
-    let _fwd = Forwarder::start(ports, vec![(0, 1, Op::Plain), (1, 0, Op::Plain)], spin);
-    iperf3(&a, &b, seconds)
+    let fwd = Forwarder::start(ports, vec![(0, 1, Op::Plain), (1, 0, Op::Plain)], spin);
+    measure(&a, &b, seconds, [fwd])
 }
 
 /// Two loops, one for each node, as two dataplanes would run.
@@ -95,8 +98,19 @@ fn our_vxlan(seconds: u32, spin: bool) -> f64 {
         let ports = vec![open(&dp, pod, POD), open(&dp, uplink, Role::Uplink)];
         Forwarder::start(ports, vec![(0, 1, Op::Encap(outer.clone())), (1, 0, Op::Decap(n))], spin)
     });
-    let rate = iperf3(&a, &b, seconds);
-    drop(nodes);
+    measure(&a, &b, seconds, nodes)
+}
+
+/// The rate through these loops; with `--verbose` also what it cost them.
+fn measure<const N: usize>(a: &Netns, b: &Netns, seconds: u32, loops: [Forwarder; N]) -> f64 {
+    let rate = iperf3(a, b, seconds);
+    for fwd in loops {
+        let seen = std::sync::Arc::clone(&fwd.seen);
+        drop(fwd);
+        if std::env::args().any(|a| a == "--verbose") {
+            println!("{seen:?}");
+        }
+    }
     rate
 }
 

@@ -98,7 +98,8 @@ pub struct Meta {
     /// Segmentation. Inside a tunnel it describes the inner packet.
     pub gso: Gso,
     /// Bytes of outer headers (Ethernet, IP, UDP, VXLAN) that were prepended in front of the inner Ethernet
-    /// header; 0: not tunnelled. Written by the encapsulation node, read by the egress port.
+    /// header; 0: not tunnelled. Written by the encapsulation node, read by the egress port; and by an uplink that
+    /// merged inner segments behind one set of outer headers, read by the decapsulation node.
     pub tunnel: u8,
     /// The 802.1Q tag control information that the device stripped, host byte order.
     pub vlan: Option<u16>,

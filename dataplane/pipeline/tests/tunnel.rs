@@ -92,6 +92,25 @@ fn offloads_stay_with_the_inner_packet() {
     assert_eq!(out[0].meta().gso, Gso::Tcp4 { size: 1410 });
 }
 
+#[test]
+fn a_merged_frame_from_the_uplink_keeps_its_offloads() {
+    let (mut sim, a, b) = cluster(false);
+    let spec = frame(&sim, a, b.ip(false), common::tcp(1, 2, common::ACK), &[7; 9000]);
+    let meta = Meta { csum: Csum::Partial { start: 34, offset: 16 }, gso: Gso::Tcp4 { size: 1390 }, ..Meta::default() };
+    let wire = on_the_wire(&mut sim, a, &spec, meta);
+    sim.inject(1, PortId::UPLINK, WorkerId(1), VecBuf::new(&wire.bytes()).with_meta(*wire.meta()));
+    sim.settle();
+    let out = sim.take(1, b.port());
+    assert_eq!(out.len(), 1, "{:?}", sim.all_drops());
+    let got = out[0].meta();
+    assert_eq!((got.csum, got.gso, got.tunnel), (meta.csum, meta.gso, 0));
+    // Merged datagrams, with the offloads of the outer UDP, are nothing that could be taken apart here.
+    let outer = Meta { csum: Csum::Partial { start: 34, offset: 6 }, gso: Gso::Udp { size: 1448 }, ..Meta::default() };
+    sim.inject(1, PortId::UPLINK, WorkerId(1), VecBuf::new(&wire.bytes()).with_meta(outer));
+    sim.settle();
+    assert_eq!(sim.drops(DropReason::VxlanGso), 1);
+}
+
 /// A VXLAN frame as node 0 would send it to node 1, changed by `change`.
 fn hostile(change: impl FnOnce(&mut Vec<u8>)) -> (Sim, End, End) {
     let (mut sim, a, b) = cluster(false);

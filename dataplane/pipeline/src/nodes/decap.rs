@@ -70,10 +70,12 @@ struct Inner {
 
 fn examine<B: PacketBuf>(snap: &Snapshot, p: &Pkt<B>) -> Result<Inner, DropReason> {
     let local = snap.local().ok_or(DropReason::NotConfigured)?;
-    if p.buf.meta().gso != Gso::None {
+    let vxlan = p.ctx.l4_at() + 8;
+    // A driver that merged inner segments behind one set of outer headers says so by the tunnel's length.
+    let meta = p.buf.meta();
+    if meta.gso != Gso::None && usize::from(meta.tunnel) != vxlan + 8 {
         return Err(DropReason::VxlanGso);
     }
-    let vxlan = p.ctx.l4_at() + 8;
     let bytes = p.buf.head().get(vxlan..).ok_or(DropReason::VxlanBadHeader)?;
     let header = Vxlan::new(bytes).map_err(|_| DropReason::VxlanBadHeader)?;
     let vtep = match snap.route(p.ctx.ip.src) {
@@ -103,9 +105,13 @@ fn strip<B: PacketBuf>(p: &mut Pkt<B>, inner: &Inner) -> Next {
     if !p.buf.adj(inner.at) {
         return Next::Drop(DropReason::VxlanBadHeader);
     }
-    // What the device said was about the outer checksum.
     let meta = p.buf.meta_mut();
-    meta.csum = Csum::Unknown;
+    if usize::from(meta.tunnel) == inner.at {
+        meta.shift(-(inner.at as i32));
+    } else {
+        // What the device said was about the outer checksum.
+        meta.csum = Csum::Unknown;
+    }
     meta.tunnel = 0;
     p.ctx.via.vtep = Some(inner.vtep);
     p.ctx.l3 = ETH_LEN as u16;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
-use dpdk_glue::{Eal, EalConfig, Hugepages};
+use dpdk_glue::{Eal, EalConfig, Hugepages, Lcore};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sched::{CloneFlags, setns};
 use podplane_packet::buf::{Csum, Gso, PacketBuf};
@@ -15,15 +15,17 @@ use podplane_pipeline::counters::WorkerCounters;
 use super::ports::{Buffers, Burst, LinkState, Pkt, PoolSizes, Pools, PortIo, TxQueue};
 
 /// EAL starts once in a process, and tests run in one.
+fn eal() -> Eal {
+    static EAL: OnceLock<Eal> = OnceLock::new();
+    let config = || EalConfig { memory_mib: 128, hugepages: Hugepages::Off, ..EalConfig::default() };
+    EAL.get_or_init(|| Eal::init(&config()).expect("EAL starts without hugepages")).clone()
+}
+
+/// The pools that all ports of the process share.
 pub(crate) fn pools() -> Pools {
     static POOLS: OnceLock<Pools> = OnceLock::new();
-    let make = || {
-        let config = EalConfig { memory_mib: 128, hugepages: Hugepages::Off, ..EalConfig::default() };
-        let eal = Eal::init(&config).expect("EAL starts without hugepages");
-        let sizes = PoolSizes { small: 8191, large: 2047, slices: 8191 };
-        Pools::create(&eal, &sizes).expect("128 MiB hold the pools")
-    };
-    POOLS.get_or_init(make).clone()
+    let sizes = PoolSizes { small: 8191, large: 2047, slices: 8191 };
+    POOLS.get_or_init(|| Pools::create(&eal(), &sizes).expect("128 MiB hold the pools")).clone()
 }
 
 /// Runs a command and returns what it printed.
@@ -110,6 +112,8 @@ pub(crate) struct Seen {
     pub(crate) merged: AtomicU64,
     pub(crate) tagged: AtomicU64,
     pub(crate) gone: AtomicBool,
+    /// What the loop's thread was given of a CPU, in milliseconds; known when it ended.
+    pub(crate) cpu_ms: AtomicU64,
 }
 
 /// A thread that forwards between ports until it is dropped.
@@ -136,6 +140,8 @@ impl Forwarder {
         };
         let until = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
+            // As workers do: without an lcore's cache every buffer would be the coldest of its pool.
+            let _lcore = Lcore::register(&eal()).expect("an lcore is free");
             let mut idle = 0;
             while !until.load(Relaxed) {
                 idle = if work.round() { 0 } else { idle + 1 };
@@ -143,6 +149,9 @@ impl Forwarder {
                     work.wait();
                 }
             }
+            let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+            let ns: u64 = stat.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0);
+            work.seen.cpu_ms.store(ns / 1_000_000, Relaxed);
         });
         Forwarder { stop, seen, counters, thread: Some(thread) }
     }

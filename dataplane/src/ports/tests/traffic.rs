@@ -1,6 +1,6 @@
 //! Two pods joined by the loop alone.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -64,7 +64,7 @@ pub(super) fn tcp_transfer(a: &Netns, b: &Netns, address: IpAddr, len: usize) {
         s.set_read_timeout(Some(Duration::from_secs(10))).expect("a socket");
         let (mut buf, mut at) = (vec![0; 256 << 10], 0);
         loop {
-            let n = s.read(&mut buf).expect("data keep coming");
+            let n = patient(|| s.read(&mut buf)).expect("data keep coming");
             if n == 0 {
                 break;
             }
@@ -75,7 +75,7 @@ pub(super) fn tcp_transfer(a: &Netns, b: &Netns, address: IpAddr, len: usize) {
         at
     });
     a.within(move || {
-        let mut s = TcpStream::connect_timeout(&to, Duration::from_secs(5)).expect("connects");
+        let mut s = patient(|| TcpStream::connect_timeout(&to, Duration::from_secs(5))).expect("connects");
         s.set_read_timeout(Some(Duration::from_secs(10))).expect("a socket");
         let data: Vec<u8> = (0..len).map(pattern).collect();
         s.write_all(&data).expect("sends");
@@ -83,6 +83,16 @@ pub(super) fn tcp_transfer(a: &Netns, b: &Netns, address: IpAddr, len: usize) {
         s.read_exact(&mut [0]).expect("all of it arrived");
     });
     assert_eq!(server.join().expect("the server"), len);
+}
+
+/// Repeats a call that a signal interrupted (net_tap raises SIGIO).
+fn patient<T>(mut call: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
+    loop {
+        match call() {
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
 }
 
 /// Sends datagrams of these sizes from `a` and checks that an echo of each comes back.
@@ -93,7 +103,7 @@ pub(super) fn udp_echo(a: &Netns, b: &Netns, address: IpAddr, sizes: &'static [u
     let echo = std::thread::spawn(move || {
         let mut buf = vec![0; 65_536];
         for _ in sizes {
-            let (n, from) = server.recv_from(&mut buf).expect("a datagram");
+            let (n, from) = patient(|| server.recv_from(&mut buf)).expect("a datagram");
             server.send_to(&buf[..n], from).expect("the way back");
         }
     });
@@ -105,7 +115,7 @@ pub(super) fn udp_echo(a: &Netns, b: &Netns, address: IpAddr, sizes: &'static [u
         for &n in sizes {
             let data: Vec<u8> = (0..n).map(pattern).collect();
             s.send_to(&data, to).expect("sends");
-            let got = s.recv(&mut buf).expect("an echo");
+            let got = patient(|| s.recv(&mut buf)).expect("an echo");
             assert!(buf[..got] == data[..], "the echo of {n} bytes differs");
         }
     });
