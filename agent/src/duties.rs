@@ -84,7 +84,7 @@ impl Duties {
     }
 
     async fn routes(&self) {
-        let wanted = self.desired.read(wanted);
+        let Some(wanted) = self.desired.read(wanted) else { return };
         let done = tokio::task::spawn_blocking(move || -> Result<()> {
             let mut netlink = Netlink::open()?;
             let changed = node_routes::ensure(&mut netlink, &wanted)?;
@@ -155,9 +155,11 @@ fn is_fresh(path: &Path) -> bool {
     modified.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age < GONE))
 }
 
-fn wanted(index: &Index) -> NodeRoutes {
-    let mut routes = NodeRoutes { mtu: index.pod_mtu().map(u32::from), ..NodeRoutes::default() };
-    let Some(local) = index.local() else { return routes };
+/// `None` before this node and the uplink are known, and when its object is gone: routes that an agent before this one
+/// made stay as they are.
+fn wanted(index: &Index) -> Option<NodeRoutes> {
+    let local = index.local()?;
+    let mut routes = NodeRoutes { mtu: Some(index.pod_mtu()?.into()), ..NodeRoutes::default() };
     routes.prefixes = index.pod_ranges().collect();
     // The address that the others know this node by; of the other family the first.
     let addresses = std::iter::once(&local.vtep).chain(&local.addresses);
@@ -170,7 +172,7 @@ fn wanted(index: &Index) -> NodeRoutes {
     // Without an address of a family the node cannot talk to that family's pods.
     let (v4, v6) = (routes.source_v4.is_some(), routes.source_v6.is_some());
     routes.prefixes.retain(|net| if net.addr().is_ipv4() { v4 } else { v6 });
-    routes
+    Some(routes)
 }
 
 /// Ticks when somebody changed links or routes.
@@ -201,3 +203,6 @@ fn listen() -> mpsc::Receiver<()> {
     }
     receiver
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,112 @@
+//! The agent as a process: start, kill, restart, stop, a second one, cleanup.
+
+use std::io::Read;
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use podplane_api::{AgentClient, AgentStatus};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_podplane-agent");
+
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+struct Node(tempfile::TempDir);
+
+impl Node {
+    fn new() -> Node {
+        let node = Node(tempfile::tempdir().unwrap());
+        std::fs::create_dir(node.path("objects")).unwrap();
+        node
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(BINARY);
+        command.args(["--node", "n1", "--underlay", "ipv6"]);
+        for (flag, name) in [("--source", "objects"), ("--run-dir", "run"), ("--state-dir", "state")] {
+            command.arg(flag).arg(self.path(name));
+        }
+        command.stdin(Stdio::null()).stderr(Stdio::piped());
+        command
+    }
+
+    fn status(&self) -> AgentStatus {
+        let client = AgentClient::new(self.path("run/agent.sock"));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            match client.status() {
+                Ok(status) => return status,
+                Err(e) => assert!(Instant::now() < deadline, "{e}"),
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+fn run(command: &mut Command) -> Output {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap()
+}
+
+#[test]
+fn killed_restarted_and_stopped() {
+    let node = Node::new();
+    let mut first = Process(node.command().spawn().unwrap());
+    let status = node.status();
+    assert_eq!((status.node.as_str(), status.ready), ("n1", false));
+    assert!(status.conditions[0].contains("no Node object \"n1\""), "{status:?}");
+    first.0.kill().unwrap();
+    assert_eq!(first.0.wait().unwrap().signal(), Some(9));
+
+    // Its socket and its store are still there.
+    let notify = node.path("notify");
+    let systemd = UnixDatagram::bind(&notify).unwrap();
+    systemd.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut second = Process(node.command().env("NOTIFY_SOCKET", &notify).spawn().unwrap());
+    let mut said = [0; 64];
+    let n = systemd.recv(&mut said).unwrap();
+    assert_eq!(&said[..n], b"READY=1\n".as_slice().get(..n).unwrap());
+    node.status();
+
+    let other = run(&mut node.command());
+    let error = String::from_utf8_lossy(&other.stderr).into_owned();
+    assert!(!other.status.success() && error.contains("another agent"), "{error}");
+
+    kill(Pid::from_raw(second.0.id() as i32), Signal::SIGTERM).unwrap();
+    let ended = second.0.wait().unwrap();
+    let mut log = String::new();
+    second.0.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    assert!(ended.success(), "{ended}: {log}");
+    assert!(log.contains("pods keep their network"), "{log}");
+    assert!(!node.path("run/agent.sock").exists());
+}
+
+#[test]
+fn version_and_bad_arguments() {
+    let version = run(Command::new(BINARY).arg("--version"));
+    let text = String::from_utf8(version.stdout).unwrap();
+    assert!(text.starts_with("podplane-agent 0.") && text.contains("DPDK"), "{text}");
+    for (arguments, reason) in [
+        (["--underlay", "ipv5"], "ipv4 or ipv6"),
+        (["--vni", "16777215"], "1..=16777214"),
+        (["--log", "a=b=c"], "is no filter"),
+    ] {
+        let output = run(Command::new(BINARY).args(arguments));
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && error.contains(reason), "{error}");
+    }
+}
