@@ -132,21 +132,25 @@ impl<B: PacketBuf> Engine<B> {
         let mut w = World { snap, env, st: &mut self.state, now };
         for buf in burst.drain(..) {
             let (port, len) = (buf.meta().port, buf.len() as u64);
-            let mut p = Pkt { ctx: Ctx::new(port), buf };
-            let next = run(&mut w, &mut p, NodeId::Classify, Stage::Examine);
+            // Worked on where it lies: a context is several cache lines long.
+            packets.push(Pkt { ctx: Ctx::new(port), buf });
+            let Some(p) = packets.last_mut() else { continue };
+            let next = run(&mut w, p, NodeId::Classify, Stage::Examine);
             if !matches!(next, Next::HandOver(_)) {
                 w.st.counters.count_rx(port, 1, len);
             }
             match next {
-                Next::To(node) => {
-                    p.ctx.next = node;
-                    packets.push(p);
+                Next::To(node) => p.ctx.next = node,
+                end => {
+                    if let Some(p) = packets.pop() {
+                        w.finish(p, end);
+                    }
                 }
-                end => w.finish(p, end),
             }
         }
         lookup(&w.st.flows, &mut packets);
-        for mut p in packets {
+        // Drained, for consuming the vector would first copy it whole.
+        for mut p in packets.drain(..) {
             let first = p.ctx.next;
             let next = run(&mut w, &mut p, first, Stage::Act);
             w.finish(p, next);
