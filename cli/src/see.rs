@@ -68,8 +68,7 @@ pub fn status(run_dir: &Path, args: &SeeArgs) -> Result<bool> {
 }
 
 fn agent_status(socket: PathBuf) -> Result<AgentStatus> {
-    let asking = format!("asking the agent at {}: does podplane-agent run, and with this --run-dir?", socket.display());
-    AgentClient::new(socket).status().context(asking)
+    AgentClient::new(socket).status().context("asking the agent")
 }
 
 fn print_status(status: &NodeStatus) {
@@ -94,7 +93,10 @@ fn print_status(status: &NodeStatus) {
 
 fn print_dataplane(status: &Status) {
     let Status { uplink, flows, .. } = status;
-    println!("dataplane  {}, DPDK {}, pid {}, up {} s", status.version, status.dpdk, status.pid, status.uptime_seconds);
+    println!(
+        "dataplane  {}, running with {}, pid {}, up {} s",
+        status.version, status.dpdk, status.pid, status.uptime_seconds
+    );
     println!("uplink     {} ({}), {}, MTU {}, {:?}", uplink.spec, uplink.name, uplink.mac, uplink.mtu, uplink.link);
     if let Some(node) = &status.node {
         println!("node       {}, VTEP {}, VNI {}, pods' MTU {}", node.name, node.vtep, node.vni, node.pod_mtu);
