@@ -114,7 +114,7 @@ impl FromStr for Uplink {
         const FORMS: &str = "iface:NAME, ethdev:DEVARGS or pci:ADDRESS";
         match text.split_once(':') {
             Some(("iface", name)) => ifname(name).map(Uplink::Iface),
-            Some(("ethdev", devargs)) if devargs.is_empty() => Err(format!("no device in {text:?}: give {FORMS}")),
+            Some(("ethdev", "")) => Err(format!("no device in {text:?}: give {FORMS}")),
             Some(("ethdev", devargs)) => Ok(Uplink::Ethdev(devargs.to_owned())),
             Some(("pci", address)) => pci_address(address).map(Uplink::Pci),
             _ => Err(format!("{text:?} is no device: give {FORMS}")),

@@ -46,8 +46,10 @@ impl<B: Bell> Sleeper<B> {
     #[inline]
     pub fn wake(&self) {
         fence(Ordering::SeqCst);
-        // The swap lets one of several producers pay for the ring.
-        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed) {
+        // The exchange lets one of several producers pay for the ring. One that fails writes nothing: a late write of
+        // "awake" over the flag of the next sleep would silence the producers after it.
+        let lower = || self.asleep.compare_exchange(true, false, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if self.asleep.load(Ordering::Relaxed) && lower() {
             self.bell.ring();
         }
     }
@@ -67,38 +69,22 @@ impl Drop for Doze<'_> {
 #[cfg(all(test, loom))]
 mod tests {
     use loom::sync::atomic::AtomicUsize;
-    use loom::sync::{Arc, Condvar, Mutex};
+    use loom::sync::{Arc, Notify};
     use loom::thread;
 
     use super::*;
 
-    #[derive(Default)]
-    struct Rung {
-        rung: Mutex<bool>,
-        changed: Condvar,
-    }
-
-    impl Rung {
-        fn wait(&self) {
-            let mut rung = self.rung.lock().unwrap();
-            while !*rung {
-                rung = self.changed.wait(rung).unwrap();
-            }
-            *rung = false;
-        }
-    }
-
-    impl Bell for Arc<Rung> {
+    // Like an eventfd: what is rung before the wait ends it at once.
+    impl Bell for Arc<Notify> {
         fn ring(&self) {
-            *self.rung.lock().unwrap() = true;
-            self.changed.notify_one();
+            self.notify();
         }
     }
 
     /// Producers push `each` items; the sleeper must get all of them. A lost wake-up is a deadlock, which loom reports.
     fn all_arrive(producers: usize, each: usize) {
         loom::model(move || {
-            let bell = Arc::new(Rung::default());
+            let bell = Arc::new(Notify::new());
             let sleeper = Arc::new(Sleeper::new(bell.clone()));
             // What was pushed, as a queue's tail would say it.
             let pushed: Arc<Vec<AtomicUsize>> = Arc::new((0..producers).map(|_| AtomicUsize::new(0)).collect());

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use node::{Agent, Node};
 use podplane_config::introspect::{Drop as Dropped, Port, Question, Status};
-use podplane_config::v1::{Endpoint, FromDataplane, Key, LocalNode, Object, PortKind};
+use podplane_config::v1::{Endpoint, FromDataplane, Key, LocalNode, Object, Peer, PortKind};
 
 #[test]
 fn everything_passes_at_l2_and_is_given_back() {
@@ -122,6 +122,37 @@ fn an_agent_brings_pods_and_its_death_changes_nothing() {
     assert!(node.pod_pings(2, "10.244.1.4"));
     let status: Status = node.ask(Question::Status);
     assert_eq!((status.endpoints, status.agent.applied), (2, Some(2)));
+}
+
+/// A peer on the link is its own next hop, one behind a router has the router's; both follow the kernel's routes.
+#[test]
+fn next_hops_of_peers_follow_the_kernel() {
+    let mut node = Node::new("hops");
+    node.start(&[]);
+    let router = node.neighbour_mac();
+    let mut agent = Agent::connect(&node);
+    let peer = |name: &str, vtep: &str, range: &str| {
+        let vtep = vtep.parse().unwrap();
+        let pod_cidrs = vec![range.parse().unwrap()];
+        Object::Peer(Peer { name: name.into(), vtep, addresses: vec![vtep], pod_cidrs })
+    };
+    let near = peer("near", "10.9.0.2", "10.244.2.0/24");
+    let far = peer("far", "172.20.0.9", "10.244.3.0/24");
+    let dead = peer("dead", "10.9.0.66", "10.244.4.0/24");
+    assert!(matches!(agent.commit(1, true, vec![local(), near, far, dead]), FromDataplane::Applied { .. }));
+    let hop = |node: &Node, name: &str| {
+        let peers = node.ask::<Status>(Question::Status).peers;
+        let peer = peers.into_iter().find(|peer| peer.name == name).unwrap();
+        (peer.via.map(|via| via.to_string()), peer.next_hop)
+    };
+    let resolved = (Some("10.9.0.2".to_owned()), Some(router));
+    node.until("the peer on the link is resolved", |node| hop(node, "near") == resolved);
+    node.until("so is the one behind the router", |node| hop(node, "far") == resolved);
+    assert_eq!(hop(&node, "dead"), (Some("10.9.0.66".to_owned()), None));
+    let generation = node.ask::<Status>(Question::Status).generation;
+    node.sh("ip route add 172.20.0.0/16 via 10.9.0.77");
+    node.until("the new route is followed", |node| hop(node, "far").0.as_deref() == Some("10.9.0.77"));
+    node.until("the workers have it", |node| node.ask::<Status>(Question::Status).generation > generation);
 }
 
 #[test]

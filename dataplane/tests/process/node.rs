@@ -66,6 +66,10 @@ impl Node {
         self.sh("ip -4 route | sed 's/dev [^ ]* //'")
     }
 
+    pub fn neighbour_mac(&self) -> String {
+        run(&self.neighbour, "ip -o link show eth0").split_once("link/ether ").unwrap().1[..17].to_owned()
+    }
+
     pub fn neighbour_pings(&self, to: &str) -> bool {
         succeeds(&self.neighbour, &format!("ping -q -c 2 -i 0.1 -W 2 {to}"))
     }

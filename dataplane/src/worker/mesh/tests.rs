@@ -48,11 +48,11 @@ fn work(mesh: Arc<Mesh<Numbered, Flow>>, me: u8, packets: u32, arrived: Arc<Atom
         }
         let mut burst = Vec::new();
         end.take_packets(32, |p| burst.push(p));
-        for from in 0..workers {
+        for (from, seen) in halves.iter_mut().enumerate() {
             for _ in 0..end.halves_from(WorkerId(from as u8)) {
                 let flow = end.pop_half(WorkerId(from as u8)).expect("the observed tail");
                 assert_eq!(flow, (from, usize::from(me)));
-                halves[from] = true;
+                *seen = true;
             }
         }
         for packet in &burst {
