@@ -80,7 +80,7 @@ reasons! {
     SpoofedNd "spoofed-nd" "A pod sent a neighbour discovery packet that claims a MAC or an address that is not its own.";
     RouterAdvertisementFromPod "router-advertisement-from-pod" "A pod sent an IPv6 router advertisement.";
     RedirectFromPod "redirect-from-pod" "A pod sent an ICMP redirect.";
-    SpoofedFromHost "spoofed-from-host" "The node's own stack sent a packet with the address of a local pod as its source: check the node's forwarding rules.";
+    SpoofedFromHost "spoofed-from-host" "The node's own stack sent a packet in the name of a pod or of another node, whose packets come by their ports or through the tunnel: check the node's forwarding rules.";
     NotToGateway "not-to-gateway" "A pod sent a frame to a MAC other than the gateway's; pods have no other neighbour.";
     VlanTagged "vlan-tagged" "A frame for the routed path carried an 802.1Q tag.";
     EtherTypeUnsupported "ethertype-unsupported" "A pod sent a frame that is neither ARP nor IPv4 nor IPv6.";
@@ -92,6 +92,7 @@ reasons! {
     LinkLocalForwarded "link-local-forwarded" "A packet with a link-local source or destination would have had to cross a router.";
     Martian "martian" "The source or destination is loopback, unspecified or reserved and cannot appear on a wire.";
 
+    VxlanFromHost "vxlan-from-host" "A process of the node sent VXLAN to another node of the cluster, which would take it for ours.";
     VxlanOuterFragment "vxlan-outer-fragment" "A fragment of a VXLAN packet for us: the underlay must carry it whole (raise its MTU or lower the pods').";
     VxlanBadHeader "vxlan-bad-header" "A VXLAN header without the I flag (RFC 7348 section 5) or cut short.";
     VxlanUnknownPeer "vxlan-unknown-peer" "VXLAN from an address that is no node of this cluster: stale configuration or an intruder.";

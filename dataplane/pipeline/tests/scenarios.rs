@@ -143,6 +143,7 @@ fn table() -> Vec<Scenario> {
     let same = |_: &mut FrameSpec| {};
     let ttl1 = |s: &mut FrameSpec| s.ttl = 1;
     let ttl2 = |s: &mut FrameSpec| s.ttl = 2;
+    let past_us = |s: &mut FrameSpec| s.dst_mac = Mac([2, 9, 9, 9, 9, 9]);
     vec![
         ("local", A, v4(b), udp(), 10, same, Want::At(B)),
         ("local, IPv6", A, v6(b6), udp(), 10, same, Want::At(B)),
@@ -195,6 +196,33 @@ fn table() -> Vec<Scenario> {
             Want::Drop(D::SpoofedFromHost),
         ),
         (
+            "the node as a pod of another node",
+            NODE,
+            v4(b),
+            udp(),
+            10,
+            |s| set_src(s, v4("10.244.2.10")),
+            Want::Drop(D::SpoofedFromHost),
+        ),
+        (
+            "the node as another node",
+            NODE,
+            v4(b),
+            udp(),
+            10,
+            |s| set_src(s, v4("192.0.2.2")),
+            Want::Drop(D::SpoofedFromHost),
+        ),
+        (
+            "the node as a pod that is not there",
+            NODE,
+            v4(b),
+            udp(),
+            10,
+            |s| set_src(s, v4("10.244.1.77")),
+            Want::Drop(D::SpoofedFromHost),
+        ),
+        (
             "router advertisement",
             A,
             v6("ff02::1"),
@@ -236,6 +264,9 @@ fn table() -> Vec<Scenario> {
         // Our own protocol from a pod is nothing special
         ("VXLAN from a pod", A, v4("192.0.2.1"), Transport::Udp { sport: 9, dport: 4789 }, 60, same, Want::At(NODE)),
         ("VXLAN to another node", A, v4("192.0.2.2"), Transport::Udp { sport: 9, dport: 4789 }, 60, same, Want::At(4)),
+        // Nor may a process of the node speak it for us: peers believe what comes from a node's address
+        ("VXLAN from the node", NODE, v4("192.0.2.2"), vxlan(), 60, past_us, Want::Drop(D::VxlanFromHost)),
+        ("VXLAN of others", NODE, v4("198.51.100.1"), vxlan(), 60, past_us, Want::Unchanged(PortId::UPLINK)),
         // The node's network is not ours
         (
             "not to the gateway",
@@ -268,6 +299,10 @@ fn table() -> Vec<Scenario> {
         ("from the node, IPv6", NODE, v6(c6), udp(), 10, same, Want::At(C)),
         ("to a pod from the node", NODE, v6(a6), udp(), 10, same, Want::At(A)),
     ]
+}
+
+fn vxlan() -> Transport {
+    Transport::Udp { sport: 50_000, dport: 4789 }
 }
 
 fn icmp(kind: u8, code: u8) -> Transport {

@@ -22,8 +22,10 @@ pub(crate) const NODE: Node = Node {
 };
 
 pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
-    // The node's own stack speaks for anybody but our pods.
-    if p.ctx.class == PortClass::Host && matches!(w.snap.route(p.ctx.ip.src), Some(NextHop::Local(_))) {
+    // The node's own stack speaks for itself and for strangers. It may forward what the underlay brought, and what is
+    // ours or a peer's comes to us by no such way.
+    let taken = |hop| matches!(hop, NextHop::Local(_) | NextHop::Vtep(_) | NextHop::Blackhole);
+    if p.ctx.class == PortClass::Host && w.snap.route(p.ctx.ip.src).is_some_and(taken) {
         return Next::Drop(DropReason::SpoofedFromHost);
     }
     p.ctx.out = match w.snap.route(p.ctx.ip.dst) {
