@@ -248,3 +248,40 @@ fn a_peer_whose_mac_is_unknown_is_waited_for_by_name() {
     sim.nodes[0].publish();
     expect(&mut sim, a, b, &spec);
 }
+
+/// VXLAN from node `from` to node 0 around an inner frame.
+fn wrap(sim: &Sim, from: usize, mut inner: FrameSpec) -> VecBuf {
+    (inner.src_mac, inner.dst_mac) = (Mac::GATEWAY, Mac::GATEWAY);
+    let outer = FrameSpec {
+        dst_mac: sim.nodes[0].uplink_mac(),
+        src_mac: sim.nodes[from].uplink_mac(),
+        vlan: None,
+        tos: 0,
+        ttl: 64,
+        ip: Ip::V4 { src: node_v4(from), dst: node_v4(0), id: 0, df: true, options: Vec::new() },
+        l4: Transport::Udp { sport: 50_000, dport: 4789 },
+        payload: [&[8, 0, 0, 0, 0, 0x10, 0x92, 0][..], &inner.build()].concat(),
+    };
+    VecBuf::new(&outer.build())
+}
+
+#[test]
+fn an_error_from_a_third_node_moves_no_flow() {
+    let mut sim = Sim::new(SimConfig { nodes: 3, ..SimConfig::default() });
+    let [a, b, c] = [0, 1, 2].map(|n| End::Pod(sim.add_pod(n)));
+    let asked = frame(&sim, a, b.ip(false), udp(), b"anybody?");
+    expect(&mut sim, a, b, &asked);
+    // The flow is to be judged again, and what meets it first is an error in another node's name.
+    if let Some((_, port)) = sim.nodes[0].config.ports.iter_mut().find(|(id, _)| *id == a.port()) {
+        port.mtu -= 1;
+    }
+    sim.nodes[0].publish();
+    let unreachable = Transport::Icmp { kind: 3, code: 3, rest: [0; 4] };
+    let error = wrap(&sim, 2, frame(&sim, c, a.ip(false), unreachable, &asked.build()[14..]));
+    sim.inject(0, PortId::UPLINK, WorkerId(0), error);
+    sim.settle();
+    assert_eq!(sim.all_drops(), [(DropReason::VxlanInnerSource.name(), 1)]);
+    let reply = frame(&sim, b, a.ip(false), Transport::Udp { sport: 2000, dport: 1000 }, b"me");
+    send(&mut sim, b, &reply);
+    assert_eq!(sim.take(0, a.port()).len(), 1, "{:?}", sim.all_drops());
+}

@@ -85,9 +85,10 @@ where
             let mut half = entry.half();
             half.verdict.action = rejudge(w.snap, half.verdict.action, key.dst.ip(), ctx);
             half.generation = w.snap.generation();
-            half.vtep = match half.verdict.action {
-                Action::Encap(vtep) => Some(vtep),
-                _ => ctx.via.vtep,
+            // Who sends in this direction, by the FIB: an ICMP error that is the first to come may be from anybody.
+            half.vtep = match (half.verdict.action, w.snap.route(key.src.ip())) {
+                (Action::Encap(vtep), _) | (_, Some(NextHop::Vtep(vtep))) => Some(vtep),
+                _ => None,
             };
             if part.table.replace(slot, &half, quota).is_err() {
                 return Hit::Denied(DropReason::FlowRefused);
