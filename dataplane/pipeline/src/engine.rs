@@ -16,7 +16,7 @@ use crate::env::{BURST, Env, Millis};
 use crate::flows::{Bulk, Flows};
 use crate::graph::{NodeId, Stage, process};
 use crate::halves::{self, Body, HalfMsg};
-use crate::limiter::Limiter;
+use crate::limiter::Limiters;
 use crate::nodes::{Next, Pkt, World, reassemble};
 use crate::pmtu::Pmtu;
 use crate::snapshot::Snapshot;
@@ -63,7 +63,7 @@ pub(crate) struct State<B> {
     pub(crate) counters: Arc<WorkerCounters>,
     pub(crate) flows: Flows,
     pub(crate) pmtu: Pmtu,
-    pub(crate) limiter: Limiter,
+    pub(crate) limiters: Limiters,
     pub(crate) reassembly: Reassembly<Pkt<B>>,
     /// Room for the fragments that one arrival sets free; empty between packets.
     pub(crate) freed: Vec<Outcome<Pkt<B>>>,
@@ -112,7 +112,7 @@ impl<B: PacketBuf> Engine<B> {
                 counters: cfg.counters,
                 flows,
                 pmtu: Pmtu::new(),
-                limiter: Limiter::new(cfg.now),
+                limiters: Limiters::new(cfg.now),
                 reassembly: Reassembly::new(cfg.fragments, cfg.seed),
                 freed,
                 replaced: 0,

@@ -200,7 +200,8 @@ fn an_icmp_error_takes_the_flows_way_and_only_that() {
 
 #[test]
 fn icmp_errors_are_rationed() {
-    let (mut sim, a, b) = cluster();
+    let mut sim = Sim::new(SimConfig { workers: 1, ..SimConfig::default() });
+    let [a, b, c] = [0; 3].map(|n| End::Pod(sim.add_pod(n)));
     let mut spec = frame(&sim, a, b.ip(false), Transport::Udp { sport: 1, dport: 2 }, b"x");
     spec.ttl = 1;
     for _ in 0..300 {
@@ -209,6 +210,10 @@ fn icmp_errors_are_rationed() {
     sim.settle();
     assert_eq!(sim.drops(DropReason::TtlExceeded), 300);
     assert_eq!(sim.take(0, a.port()).len(), 100, "a bucket full");
+    // Another pod of the same worker still hears of its path's MTU.
+    let big = frame(&sim, c, b.ip(false), Transport::Udp { sport: 1, dport: 2 }, &[0; 1480]);
+    send(&mut sim, c, &big);
+    assert_eq!(sim.take(0, c.port()).len(), 1, "{:?}", sim.all_drops());
 }
 
 #[test]

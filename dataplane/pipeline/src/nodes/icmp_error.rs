@@ -3,7 +3,8 @@
 //! Uses: `complaint`, `ip`, `l4`, `via`. Sets: nothing; the packet is dropped.
 //!
 //! The source is the node's address in its pod range. Nothing is sent about ICMP errors, later fragments and senders
-//! that are no single host (RFC 1122 section 3.2.2, RFC 4443 section 2.4), nor above the worker's rate.
+//! that are no single host (RFC 1122 section 3.2.2, RFC 4443 section 2.4), nor above the rate of the port that the
+//! packet came in by.
 //!
 //! Next: `encap` for senders behind a tunnel; drop.
 
@@ -33,7 +34,7 @@ pub(crate) const NODE: Node = Node {
 pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
     let error = wording(p.ctx.complaint, p.ctx.ip.src.is_ipv6());
     if let Some(parsed) = headers::parsed(&p.buf, usize::from(p.ctx.l3)).filter(|q| may_answer(q, error))
-        && w.st.limiter.allow(w.now)
+        && w.st.limiters.allow(p.ctx.via.port, w.now)
     {
         tell(w, p, &parsed, error);
     }
