@@ -85,6 +85,14 @@ impl Layout {
         None
     }
 
+    /// Where the packet ends by its IP header's own length, from the first byte of the frame. `None`: cut short.
+    pub(crate) fn l3_end(&self, head: &[u8]) -> Option<usize> {
+        match self.v4 {
+            true => Some(self.l3 + usize::from(be16(head, self.l3 + 2)?)),
+            false => Some(self.l3 + 40 + usize::from(be16(head, self.l3 + 4)?)),
+        }
+    }
+
     /// Where the checksum lies in the transport header of a protocol that has an Internet checksum over the
     /// pseudo-header.
     pub(crate) fn csum_offset(&self) -> Option<usize> {

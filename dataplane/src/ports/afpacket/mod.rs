@@ -20,8 +20,8 @@ use std::time::Instant;
 
 use podplane_packet::id::PortId;
 
+use super::Pkt;
 use super::gro::Split;
-use super::{LinkState, Pkt};
 
 pub(crate) use rx::RecvBatch;
 pub use shared::{Shared, SocketBudget};
@@ -55,9 +55,10 @@ pub struct KernelPort {
 }
 
 impl KernelPort {
-    /// What an idle worker waits on.
+    /// What an idle worker waits on. Also once the interface is gone, so that the worker can stop waiting on it: what
+    /// was in the socket's queue then stays there and keeps the descriptor readable.
     pub fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
-        (self.receives && self.shared.last_state() != LinkState::Gone).then(|| self.shared.socket(self.socket).as_fd())
+        self.receives.then(|| self.shared.socket(self.socket).as_fd())
     }
 
     /// Whether this end receives.

@@ -65,7 +65,13 @@ impl SendBatch {
             match self.add(pkt, packet, if packet == 0 { resume } else { 0 }) {
                 Added::All => packet += 1,
                 Added::Full => break,
-                Added::Bad => return packet == 0,
+                Added::Bad => {
+                    if packet == 0 {
+                        // The packet will be dropped: none of its frames may be sent from memory that is free by then.
+                        self.arrays.clear();
+                    }
+                    return packet == 0;
+                }
             }
         }
         false

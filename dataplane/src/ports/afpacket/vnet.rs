@@ -122,6 +122,11 @@ impl VnetHdr {
         if l.proto != proto || v4.is_some_and(|v| v != l.v4) || l.fragment || l.l4 > usize::from(u16::MAX) {
             return Err(Contradiction);
         }
+        // Judged is what the IP header says, cut is what there is: a short header before a long frame would pass every
+        // check of size.
+        if l.l3_end(head) != Some(len) {
+            return Err(Contradiction);
+        }
         let enough = match proto {
             TCP => size >= TCP_MIN_GSO,
             _ => size > 0 && payload.div_ceil(size) <= UDP_MAX_SEGMENTS,
@@ -210,6 +215,7 @@ mod tests {
     fn tcp4(payload: usize) -> Vec<u8> {
         let mut f = vec![0u8; 14 + 20 + 20 + payload];
         f[12..15].copy_from_slice(&[0x08, 0x00, 0x45]);
+        f[16..18].copy_from_slice(&(40 + payload as u16).to_be_bytes());
         f[14 + 9] = TCP;
         f[14 + 20 + 12] = 0x50;
         f
@@ -251,6 +257,25 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_longer_or_shorter_than_its_ip_packet_is_not_cut() {
+        let honest = hdr(NEEDS_CSUM, GSO_TCPV4, 1000, 34, 16);
+        let mut f = tcp4(3000);
+        assert!(honest.decode(&f, f.len()).is_ok());
+        for said in [0u16, 100, 3039, 3041] {
+            f[16..18].copy_from_slice(&said.to_be_bytes());
+            assert_eq!(honest.decode(&f, f.len()), Err(Contradiction), "{said} of 3040");
+        }
+        let honest = hdr(NEEDS_CSUM, GSO_UDP_L4, 1000, 54, 6);
+        let mut f = vec![0u8; 14 + 40 + 8 + 3000];
+        f[12..15].copy_from_slice(&[0x86, 0xdd, 0x60]);
+        f[20] = UDP;
+        f[18..20].copy_from_slice(&3008u16.to_be_bytes());
+        assert!(honest.decode(&f, f.len()).is_ok());
+        f[18..20].copy_from_slice(&60u16.to_be_bytes());
+        assert_eq!(honest.decode(&f, f.len()), Err(Contradiction));
+    }
+
+    #[test]
     fn a_foreign_partial_checksum_is_completed_and_a_verified_frame_made_partial() {
         let f = tcp4(3000);
         let d = hdr(NEEDS_CSUM, GSO_NONE, 0, 60, 6).decode(&f, f.len()).expect("within bounds");
@@ -279,6 +304,9 @@ mod tests {
                 bytes[46] = 0x50;
             }
             let len = bytes.len() + more;
+            if sane && bytes.len() > 60 {
+                bytes[16..18].copy_from_slice(&((len - 14) as u16).to_be_bytes());
+            }
             if let Ok(d) = h.decode(&bytes, len) {
                 if let Csum::Partial { start, offset } = d.csum {
                     prop_assert!(usize::from(start + offset) + 2 <= bytes.len());

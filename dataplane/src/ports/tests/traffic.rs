@@ -214,6 +214,25 @@ fn an_interface_that_goes_is_a_state() {
     assert!(fwd.counters.total_drops(DropReason::PortDown) > 0, "what was for the lost port was counted");
 }
 
+#[test]
+fn a_lost_interface_can_be_taken_out_of_epoll() {
+    let _alone = alone();
+    let pods = Pods::new();
+    let (bufs, counters) = (&mut Buffers::new(&pools()), &WorkerCounters::default());
+    let mut port = end(pods.open(2, "da"));
+    let watched = |port: &PortIo| port.wait_fd().map(readable);
+    eventually("the pod says something", || {
+        pods.a.exec("ip neigh flush dev eth0");
+        let _ = pods.a.within(|| UdpSocket::bind("10.77.0.1:0").and_then(|s| s.send_to(b"?", "10.77.0.9:9")));
+        watched(&port) == Some(true)
+    });
+    pods.dp.exec("ip link del da");
+    let mut burst = Burst::new();
+    eventually("it is gone", || port.rx(bufs, &mut burst, counters).state == LinkState::Gone);
+    assert!(burst.is_empty(), "what was not read is lost");
+    assert_eq!(watched(&port), Some(true), "it stays readable for ever: a worker that could not forget it would spin");
+}
+
 /// A frame of a protocol that nobody answers.
 fn frame(payload: usize) -> Vec<u8> {
     let mut f = vec![0xff; 6];
