@@ -14,8 +14,11 @@ use crate::{
 
 /// The gateway of the host port and of every pod, IPv4.
 pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
-/// The gateway of the host port and of every pod, IPv6.
+/// The gateway of every pod, IPv6.
 pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+/// The gateway of the host port, IPv6: the link-local address that [`Mac::GATEWAY`] itself would form. Not fe80::1, which
+/// is the default router of many hosting networks, on this very device.
+pub const HOST_GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0x50, 0x50ff, 0xfe00, 1);
 
 /// What the node's routes should say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,7 +75,7 @@ pub fn remove_all(netlink: &mut Netlink) -> Result<()> {
     for route in own_routes(netlink, port.index)? {
         netlink.delete_route(&route)?;
     }
-    for gateway in [IpAddr::from(GATEWAY_V4), IpAddr::from(GATEWAY_V6)] {
+    for gateway in [IpAddr::from(GATEWAY_V4), IpAddr::from(HOST_GATEWAY_V6)] {
         netlink.delete_neighbour(port.index, gateway)?;
     }
     Ok(())
@@ -87,7 +90,7 @@ fn own_routes(netlink: &mut Netlink, port: u32) -> Result<Vec<Route>> {
 fn route_for(prefix: IpNet, port: u32, wanted: &NodeRoutes) -> Route {
     let (gateway, source) = match prefix {
         IpNet::V4(_) => (IpAddr::from(GATEWAY_V4), wanted.source_v4.map(IpAddr::from)),
-        IpNet::V6(_) => (IpAddr::from(GATEWAY_V6), wanted.source_v6.map(IpAddr::from)),
+        IpNet::V6(_) => (IpAddr::from(HOST_GATEWAY_V6), wanted.source_v6.map(IpAddr::from)),
     };
     Route::new(prefix, port).via(gateway, true).from_source(source).with_mtu(wanted.mtu)
 }
@@ -107,7 +110,7 @@ fn same(present: &Route, wanted: &Route) -> bool {
 fn ensure_gateways(netlink: &mut Netlink, port: u32, wanted: &NodeRoutes) -> Result<usize> {
     let present = netlink.neighbours(Some(port))?;
     let mut set = 0;
-    for gateway in [IpAddr::from(GATEWAY_V4), IpAddr::from(GATEWAY_V6)] {
+    for gateway in [IpAddr::from(GATEWAY_V4), IpAddr::from(HOST_GATEWAY_V6)] {
         let used = wanted.prefixes.iter().any(|p| p.addr().is_ipv4() == gateway.is_ipv4());
         let right = present
             .iter()

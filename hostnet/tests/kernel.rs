@@ -308,8 +308,9 @@ fn node_routes_touch_only_what_differs() {
     assert_eq!(node_routes::ensure(&mut space.netlink, &wanted).unwrap(), Default::default());
     let shown = space.sh("ip route get 10.244.1.7; ip -6 route get fd00:2::7; ip neigh show dev podplane0");
     assert!(shown.contains("via 169.254.1.1 dev podplane0 src 192.0.2.10"), "{shown}");
-    assert!(shown.contains("via fe80::1 dev podplane0") && shown.contains("src 2001:db8::10"), "{shown}");
-    assert!(shown.contains("fe80::1 lladdr 02:50:50:00:00:01 PERMANENT"), "{shown}");
+    assert!(shown.contains("via fe80::50:50ff:fe00:1 dev podplane0") && shown.contains("src 2001:db8::10"), "{shown}");
+    assert!(shown.contains("fe80::50:50ff:fe00:1 lladdr 02:50:50:00:00:01 PERMANENT"), "{shown}");
+    assert!(!shown.contains("fe80::1 "), "which may be the node's real router: {shown}");
 
     wanted.prefixes.remove(1);
     wanted.prefixes.push("10.244.9.0/24".parse().unwrap());

@@ -28,6 +28,19 @@ pub const MIN_MTU: u16 = 1280;
 pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// The gateway of every pod's IPv6 routes.
 pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+/// The gateway's link-local address on the host port: the one that [`Mac::GATEWAY`](podplane_packet::id::Mac::GATEWAY)
+/// itself would form (RFC 4291 appendix A). There fe80::1 belongs to the uplink's network: it is the default router of
+/// many hosting networks.
+pub const HOST_GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0x50, 0x50ff, 0xfe00, 1);
+
+/// The gateway's link-local address as it is known behind a port of this class.
+#[inline]
+pub(crate) const fn gateway_v6(class: PortClass) -> Ipv6Addr {
+    match class {
+        PortClass::Host => HOST_GATEWAY_V6,
+        PortClass::Pod | PortClass::Uplink => GATEWAY_V6,
+    }
+}
 
 /// This node, compiled.
 #[derive(Clone, Debug)]

@@ -37,7 +37,8 @@ const ARP: u16 = 0x0806;
 const IPV6: u16 = 0x86dd;
 const VLAN: u16 = 0x8100;
 const QINQ: u16 = 0x88a8;
-/// Where neighbour solicitations for fe80::1 go: its solicited-node group (RFC 4291 section 2.7.1, RFC 2464 section 7).
+/// Where neighbour solicitations for the gateway go, whichever of its names is asked for: their solicited-node group
+/// (RFC 4291 section 2.7.1, RFC 2464 section 7).
 const GATEWAY_GROUP: Mac = Mac([0x33, 0x33, 0xff, 0x00, 0x00, 0x01]);
 
 /// Whether a frame goes to the multicast group that the gateway's solicitations go to.

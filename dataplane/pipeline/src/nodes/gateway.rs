@@ -2,7 +2,7 @@
 //!
 //! Uses: `ip`, `l4`, `via`. Sets: `out`, `pass` (the request becomes the reply in place).
 //!
-//! The addresses: 169.254.1.1 and fe80::1 on our own ports, and the node's address in its pod range from anywhere.
+//! The addresses: the link-local ones on our own ports, and the node's address in its pod range from anywhere.
 //!
 //! Next: out by the port it came from; `encap` for a request that came through a tunnel.
 

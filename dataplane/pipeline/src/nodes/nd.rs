@@ -2,7 +2,7 @@
 //!
 //! Uses: `ip`, `l4`, the ND message. Sets: nothing (the question becomes the answer in place).
 //!
-//! Only fe80::1 is answered. A pod speaks in its own name: its link-layer option must be its MAC, its source address
+//! Only the gateway's link-local address is answered: fe80::1 to pods, another to the node. A pod speaks in its own name: its link-layer option must be its MAC, its source address
 //! its own or any link-local one (which nobody but the gateway ever sees). Neighbour discovery never crosses a router:
 //! RFC 4861 section 7.1 asks for hop limit 255 and code 0.
 //!
@@ -22,7 +22,7 @@ use crate::env::Env;
 use crate::graph::Node;
 use crate::headers::{self, ICMPV6};
 use crate::pass::Pass;
-use crate::snapshot::{GATEWAY_V6, PortClass, PortEntry};
+use crate::snapshot::{PortClass, PortEntry, gateway_v6};
 use crate::world::Ctx;
 
 pub(crate) const NODE: Node = Node {
@@ -45,7 +45,9 @@ pub(super) fn is_nd(ctx: &Ctx) -> bool {
 /// Whether a packet is a solicitation for the gateway.
 pub(super) fn asks_for_gateway<B: PacketBuf>(p: &Pkt<B>) -> bool {
     is_nd(&p.ctx)
-        && message(p).is_some_and(|m| Neighbour::new(m).is_ok_and(|n| n.is_solicitation() && n.target() == GATEWAY_V6))
+        && message(p).is_some_and(|m| {
+            Neighbour::new(m).is_ok_and(|n| n.is_solicitation() && n.target() == gateway_v6(p.ctx.class))
+        })
 }
 
 /// The bytes of the ICMPv6 message.
@@ -79,7 +81,8 @@ fn examine<B: PacketBuf>(p: &Pkt<B>, port: &PortEntry) -> Result<(), DropReason>
     let (Some(bytes), IpAddr::V6(src)) = (message(p), p.ctx.ip.src) else { return Err(DropReason::NdMalformed) };
     let nd = Neighbour::new(bytes).map_err(|_| DropReason::NdMalformed)?;
     let pod = p.ctx.class == PortClass::Pod;
-    let own = |a: Ipv6Addr| port.v6 == Some(a) || a.is_unspecified() || a.is_unicast_link_local() && a != GATEWAY_V6;
+    let gateway = gateway_v6(p.ctx.class);
+    let own = |a: Ipv6Addr| port.v6 == Some(a) || a.is_unspecified() || a.is_unicast_link_local() && a != gateway;
     if pod && !own(src) {
         return Err(DropReason::SpoofedNd);
     }
@@ -93,10 +96,10 @@ fn examine<B: PacketBuf>(p: &Pkt<B>, port: &PortEntry) -> Result<(), DropReason>
     }
     if !nd.is_solicitation() {
         let claims_own = !pod || port.v6 == Some(nd.target()) || nd.target().is_unicast_link_local();
-        let stolen = nd.target() == GATEWAY_V6 || !claims_own;
+        let stolen = nd.target() == gateway || !claims_own;
         return Err(if stolen { DropReason::SpoofedNd } else { DropReason::NdNotForGateway });
     }
-    if nd.target() != GATEWAY_V6 {
+    if nd.target() != gateway {
         return Err(DropReason::NdNotForGateway);
     }
     Ok(())

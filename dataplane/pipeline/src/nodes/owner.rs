@@ -15,7 +15,7 @@ use crate::env::Env;
 use crate::graph::{Node, NodeId};
 use crate::headers::{ICMP, icmp4, icmp6};
 use crate::owner::{Arrival, owner};
-use crate::snapshot::{GATEWAY_V4, GATEWAY_V6, Local, PortClass};
+use crate::snapshot::{GATEWAY_V4, Local, PortClass, gateway_v6};
 use crate::world::{AnyKey, Ctx};
 
 pub(crate) const NODE: Node = Node {
@@ -120,6 +120,6 @@ fn link_local(a: IpAddr) -> bool {
 fn is_gateway(a: IpAddr, local: &Local, class: PortClass) -> bool {
     match a {
         IpAddr::V4(a) => local.gateway_v4 == Some(a) || a == GATEWAY_V4 && class != PortClass::Uplink,
-        IpAddr::V6(a) => local.gateway_v6 == Some(a) || a == GATEWAY_V6 && class != PortClass::Uplink,
+        IpAddr::V6(a) => local.gateway_v6 == Some(a) || a == gateway_v6(class) && class != PortClass::Uplink,
     }
 }
