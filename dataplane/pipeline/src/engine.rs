@@ -171,8 +171,8 @@ impl<B: PacketBuf> Engine<B> {
     /// Bounded upkeep: expires flows and held fragments. Call it every few loops, and when
     /// [`Engine::next_deadline`] is reached.
     pub fn housekeep<E: Env<Buf = B>>(&mut self, snap: &Snapshot, env: &mut E) {
-        halves::expire::<V4, E>(&mut self.state.flows, env);
-        halves::expire::<V6, E>(&mut self.state.flows, env);
+        halves::expire::<V4, E>(&mut self.state.flows, env, snap);
+        halves::expire::<V6, E>(&mut self.state.flows, env, snap);
         let now = env.now();
         let mut w = World { snap, env, st: &mut self.state, now };
         reassemble::expire(&mut w);

@@ -21,6 +21,7 @@ use podplane_tables::{VtepIndex, reached};
 use crate::drop::DropReason;
 use crate::env::{Env, Millis};
 use crate::flows::{Family, Flows};
+use crate::snapshot::Snapshot;
 use crate::timeouts::{LOOK, RETRY, TIMEOUTS, class, learn};
 
 /// How many flows one call of housekeeping looks at.
@@ -233,8 +234,15 @@ const fn reply_zone(flags: Flags) -> u8 {
     (flags.0 >> ZONE_SHIFT) as u8 & 3
 }
 
+/// Whether a flow leads from or to a port that is gone: nothing will end it, and it is charged to whoever gets the
+/// port's index next.
+fn is_orphan<A: Addr>(half: &Half<A>, snap: &Snapshot) -> bool {
+    let gone = |port| snap.port(port).is_none();
+    gone(half.local_port) || matches!(half.verdict.action, Action::Forward(port) if gone(port))
+}
+
 /// Looks at the flows whose time may have come. Bounded.
-pub(crate) fn expire<A: Family, E: Env>(flows: &mut Flows, env: &mut E)
+pub(crate) fn expire<A: Family, E: Env>(flows: &mut Flows, env: &mut E, snap: &Snapshot)
 where
     Entry<A>: Pod,
 {
@@ -253,7 +261,8 @@ where
             ask_to_free(table, env, me, other, slot);
             return Look::Again(now.wrapping_add(RETRY));
         }
-        let deadline = half.last_seen.wrapping_add(TIMEOUTS.of(half.class));
+        let orphan = is_orphan(&half, snap);
+        let deadline = if orphan { now } else { half.last_seen.wrapping_add(TIMEOUTS.of(half.class)) };
         let idle = now.wrapping_sub(half.last_seen);
         if !reached(now, deadline) && idle < LOOK {
             return Look::Again(soonest(now, deadline));
@@ -268,6 +277,11 @@ where
         };
         let key = reply_key(entry);
         let Some(creator) = table.half_ref(me, slot) else { return Look::Done };
+        if other != me && orphan {
+            table.retire(slot);
+            ask_to_free(table, env, me, other, slot);
+            return Look::Again(now.wrapping_add(RETRY));
+        }
         if other != me {
             post::<A, E>(env, me, other, Msg::Query { key, creator });
             return Look::Again(now.wrapping_add(if reached(now, deadline) { RETRY } else { LOOK }));
@@ -278,8 +292,8 @@ where
         let known = reply.and_then(|s| table.get(s)).map(|e| (e.last_seen(), e.flags()));
         let Some(entry) = table.get_mut(slot) else { return Look::Done };
         let deadline = match known {
-            Some((seen, flags)) => merge(entry, seen, flags),
-            None => deadline,
+            Some((seen, flags)) if !orphan => merge(entry, seen, flags),
+            _ => deadline,
         };
         if !reached(now, deadline) {
             return Look::Again(soonest(now, deadline));

@@ -198,3 +198,23 @@ fn a_pod_that_goes_takes_its_flows_along() {
     sim.advance(400_000);
     assert_eq!(sim.flows(), 0, "nothing leaks");
 }
+
+#[test]
+fn flows_of_a_pod_that_is_gone_do_not_outlive_it_by_a_day() {
+    for (workers, gone) in [(1, 0), (1, 1), (2, 0), (2, 1)] {
+        let mut sim = Sim::new(SimConfig { nodes: 1, workers, ..SimConfig::default() });
+        let pods = [sim.add_pod(0), sim.add_pod(0)];
+        let [a, b] = pods.map(End::Pod);
+        for sport in 1..5 {
+            talk(&mut sim, a, b, tcp(sport, 80, SYN));
+            talk(&mut sim, b, a, tcp(80, sport, SYN | ACK));
+            talk(&mut sim, a, b, tcp(sport, 80, ACK));
+            talk(&mut sim, b, a, tcp(80, sport, ACK));
+        }
+        sim.advance(250_000);
+        assert_eq!(sim.flows(), 8, "connections that were opened live on in silence");
+        sim.remove_pod(pods[gone]);
+        sim.advance(360_000);
+        assert_eq!(sim.flows(), 0, "{workers} workers, pod {gone}");
+    }
+}
