@@ -8,6 +8,8 @@ use podplane_packet::id::{PortId, WorkerId};
 #[derive(Debug)]
 pub struct Homes {
     used: BTreeSet<PortId>,
+    /// The index that was given out last.
+    last: Option<PortId>,
     /// Ports of each worker.
     load: Vec<usize>,
 }
@@ -17,20 +19,20 @@ impl Homes {
     pub fn new(workers: u8) -> Homes {
         let mut load = vec![0; usize::from(workers.max(1))];
         load[0] = 1;
-        Homes { used: BTreeSet::new(), load }
+        Homes { used: BTreeSet::new(), last: None, load }
     }
 
     /// A free index, and the worker with the fewest ports. `None`: the node is full.
     ///
-    /// The index is the one after the highest ever taken for as long as there is one: an index that was just left
-    /// may still be named by flows on their way out.
+    /// Indices go round: one that was just left may still be named by flows on their way out, and is charged for them.
     pub fn take(&mut self) -> Option<(PortId, WorkerId)> {
         let all = || (PortId::FIRST_POD.index()..PortId::MAX).map(|i| PortId(i as u16));
-        let after = self.used.last().map_or(PortId::FIRST_POD, |last| PortId(last.0 + 1));
-        let id = all().filter(|id| *id >= after).chain(all()).find(|id| !self.used.contains(id))?;
+        let last = self.last;
+        let id = all().filter(|id| Some(*id) > last).chain(all()).find(|id| !self.used.contains(id))?;
         let (home, load) = self.load.iter_mut().enumerate().min_by_key(|(_, load)| **load)?;
         *load += 1;
         self.used.insert(id);
+        self.last = Some(id);
         Some((id, WorkerId(home as u8)))
     }
 
@@ -55,6 +57,19 @@ mod tests {
         let mut homes = Homes::new(3);
         let taken: Vec<u8> = (0..8).map(|_| homes.take().unwrap().1.0).collect();
         assert_eq!(taken, [1, 2, 0, 1, 2, 0, 1, 2], "the host port counts for worker 0");
+    }
+
+    #[test]
+    fn an_index_that_was_left_is_the_last_to_be_taken_again() {
+        let mut homes = Homes::new(1);
+        let (first, home) = homes.take().unwrap();
+        homes.release(first, home);
+        for _ in 1..PortId::MAX - PortId::FIRST_POD.index() {
+            let (id, home) = homes.take().unwrap();
+            assert_ne!(id, first);
+            homes.release(id, home);
+        }
+        assert_eq!(homes.take().unwrap().0, first);
     }
 
     proptest! {
