@@ -371,6 +371,11 @@ fn the_gateway_answers_echo_on_all_its_addresses() {
                 || matches!(gateway, IpAddr::V6(a) if a.segments()[2] == 2);
             reply.ttl = if there { 63 } else { 64 };
             check(&mut c, &gateway.to_string(), from, &spec, &Want::Reply(reply.build()));
+            if from == A {
+                let mut shouted = spec.clone();
+                shouted.dst_mac = Mac::BROADCAST;
+                check(&mut c, "asked of all, answered by one", from, &shouted, &Want::Reply(reply.build()));
+            }
         }
     }
 }

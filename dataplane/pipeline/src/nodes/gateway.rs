@@ -7,6 +7,7 @@
 //! Next: out by the port it came from; `encap` for a request that came through a tunnel.
 
 use podplane_packet::build::echo_reply;
+use podplane_packet::id::Mac;
 use podplane_tables::flow::Action;
 
 use super::{Next, Pkt, World};
@@ -31,10 +32,13 @@ pub(crate) fn process<E: Env>(_w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Nex
     if p.ctx.l4.icmp != Some((request, 0)) {
         return Next::Drop(DropReason::IcmpForGateway);
     }
+    let asker = p.src_mac();
     let parsed = headers::parsed(&p.buf, usize::from(p.ctx.l3));
     if !parsed.is_some_and(|q| echo_reply(&mut p.buf, &q)) {
         return Next::Drop(DropReason::IcmpForGateway);
     }
+    // It may have been asked by broadcast, which is no source.
+    p.set_macs(asker, Mac::GATEWAY);
     std::mem::swap(&mut p.ctx.ip.src, &mut p.ctx.ip.dst);
     match p.ctx.via.vtep {
         None => Next::Transmit(p.ctx.via.port, Pass::gateway_reply()),
