@@ -19,12 +19,12 @@ pub enum Error {
         detail: Option<String>,
     },
     /// A system call on a file, socket or namespace failed.
-    #[error("{what}: {source}{}", .source.raw_os_error().map(cure).unwrap_or_default())]
+    #[error("{what}: {cause}{}", .cause.raw_os_error().map(cure).unwrap_or_default())]
     Io {
         /// What was attempted, with the path or name.
         what: String,
         /// The system's error.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The kernel answered with something that this build does not understand.
     #[error("{what}: cannot read the kernel's answer: {reason}")]
@@ -56,7 +56,7 @@ impl Error {
     pub fn errno(&self) -> Option<i32> {
         match self {
             Error::Kernel { errno, .. } => Some(*errno),
-            Error::Io { source, .. } => source.raw_os_error(),
+            Error::Io { cause, .. } => cause.raw_os_error(),
             _ => None,
         }
     }
@@ -82,8 +82,8 @@ impl Error {
     }
 
     /// Wraps a system error with what was attempted.
-    pub(crate) fn io(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
-        Error::Io { what: what.into(), source: source.into() }
+    pub(crate) fn io(what: impl Into<String>, cause: impl Into<io::Error>) -> Self {
+        Error::Io { what: what.into(), cause: cause.into() }
     }
 }
 

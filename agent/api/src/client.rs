@@ -25,12 +25,12 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens: the agent is not running (or `socket` is not its socket).
-    #[error("no agent at {socket}: {source}; start podplane-agent, or name its --run-dir")]
+    #[error("no agent at {socket}: {cause}; start podplane-agent, or name its --run-dir")]
     Down {
         /// The socket that was tried.
         socket: String,
         /// The system's error.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// The agent answered with an error.
     #[error("{}", .error.message)]
@@ -171,7 +171,7 @@ impl AgentClient {
         let broken = |reason: String| ClientError::Broken { path, reason };
         let stream = UnixStream::connect(&self.socket)
             .await
-            .map_err(|source| ClientError::Down { socket: self.socket.display().to_string(), source })?;
+            .map_err(|cause| ClientError::Down { socket: self.socket.display().to_string(), cause })?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| broken(e.to_string()))?;
         let connection = tokio::spawn(connection);

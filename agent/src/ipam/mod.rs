@@ -88,12 +88,12 @@ pub enum IpamError {
     #[error("{0:?} cannot identify an attachment: 1 to 128 characters without '/', white space or control characters")]
     Identity(String),
     /// The store failed.
-    #[error("{path}: {source}{}", cure(.source))]
+    #[error("{path}: {cause}{}", cure(.cause))]
     Store {
         /// The store's file.
         path: String,
         /// Its error.
-        source: Box<redb::Error>,
+        cause: Box<redb::Error>,
     },
     /// The store holds something that this version cannot read.
     #[error("{path}: {reason}")]

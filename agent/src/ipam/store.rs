@@ -203,7 +203,7 @@ impl Store {
 
 fn error(path: &str, failure: Failure) -> IpamError {
     match failure {
-        Failure::Database(source) => IpamError::Store { path: path.to_owned(), source: Box::new(source) },
+        Failure::Database(cause) => IpamError::Store { path: path.to_owned(), cause: Box::new(cause) },
         Failure::Content(reason) => IpamError::Content { path: path.to_owned(), reason },
         Failure::Ipam(error) => error,
     }

@@ -87,7 +87,7 @@ impl Line {
 
     /// Waits until the bell rings, or the peer has gone.
     async fn rung(&self) -> Result<(), LinkError> {
-        let waiting = |source| LinkError::Io { what: "waiting for the dataplane", source };
+        let waiting = |cause| LinkError::Io { what: "waiting for the dataplane", cause };
         self.bell.readable().await.map_err(waiting)?;
         // The link reads the bell itself: forget that it is readable, before anything is read.
         match self.bell.try_io(Interest::READABLE, || Err::<(), _>(ErrorKind::WouldBlock.into())) {
@@ -171,7 +171,7 @@ impl Publisher {
         });
         match Line::new(link) {
             Ok(line) => self.converse(line, uplink_mtu).await.err().unwrap_or(LinkError::Closed),
-            Err(source) => LinkError::Io { what: "waiting for the dataplane", source },
+            Err(cause) => LinkError::Io { what: "waiting for the dataplane", cause },
         }
     }
 

@@ -53,12 +53,12 @@ pub struct Facts {
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
     /// The socket failed.
-    #[error("{what}: {source}")]
+    #[error("{what}: {cause}")]
     Io {
         /// What was tried.
         what: &'static str,
         /// Its error.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// The other side spoke something else.
     #[error("the peer does not speak this protocol: {0}")]
@@ -97,7 +97,7 @@ pub enum LinkError {
 }
 
 fn io(what: &'static str) -> impl Fn(std::io::Error) -> LinkError {
-    move |source| LinkError::Io { what, source }
+    move |cause| LinkError::Io { what, cause }
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -50,31 +50,31 @@ pub enum OpenError {
         need: u32,
     },
     /// The kernel lacks an option of packet sockets.
-    #[error("{name}: the kernel refused {option} ({source}): Podplane needs Linux 5.17 or newer with CONFIG_PACKET")]
+    #[error("{name}: the kernel refused {option} ({cause}): Podplane needs Linux 5.17 or newer with CONFIG_PACKET")]
     Option {
         /// The interface.
         name: String,
         /// The socket option.
         option: &'static str,
         /// The kernel's answer.
-        source: io::Error,
+        cause: io::Error,
     },
     /// Something else that the kernel refused.
-    #[error("{name}: {action} failed: {source}")]
+    #[error("{name}: {action} failed: {cause}")]
     Io {
         /// The interface.
         name: String,
         /// What was attempted.
         action: &'static str,
         /// The kernel's answer.
-        source: io::Error,
+        cause: io::Error,
     },
     /// DPDK refused the device; its own error says what to do.
-    #[error("ethdev {name}: {source}")]
+    #[error("ethdev {name}: {cause}")]
     Device {
         /// The device arguments.
         name: String,
         /// DPDK's answer.
-        source: dpdk_glue::ethdev::DevError,
+        cause: dpdk_glue::ethdev::DevError,
     },
 }

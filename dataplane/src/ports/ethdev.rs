@@ -72,7 +72,7 @@ impl EthdevPort {
         pools: &Pools,
         mtu: Option<u16>,
     ) -> Result<(PortFacts, Arc<Shared>, Vec<EthdevPort>), OpenError> {
-        let device = |e: DevError| OpenError::Device { name: devargs.to_owned(), source: e };
+        let device = |e: DevError| OpenError::Device { name: devargs.to_owned(), cause: e };
         let mut dev = Port::attach(&pools.eal, devargs).map_err(device)?;
         let info = dev.info().map_err(device)?;
         let (queues, home) = queues(role, workers, info.max_rx_queues.min(info.max_tx_queues));

@@ -53,10 +53,10 @@ impl PacketSocket {
         // SAFETY: socket() takes no pointers.
         let raw = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
         if raw < 0 {
-            let source = io::Error::last_os_error();
-            return Err(match source.raw_os_error() {
+            let cause = io::Error::last_os_error();
+            return Err(match cause.raw_os_error() {
                 Some(libc::EPERM | libc::EACCES) => OpenError::NotPermitted { name: name.to_owned() },
-                _ => OpenError::Io { name: name.to_owned(), action: "opening a packet socket", source },
+                _ => OpenError::Io { name: name.to_owned(), action: "opening a packet socket", cause },
             });
         }
         // SAFETY: the descriptor was just made and belongs to nobody else.
@@ -75,10 +75,10 @@ impl PacketSocket {
         Ok(socket)
     }
 
-    fn option_error(&self, option: &'static str, source: io::Error) -> OpenError {
-        match source.raw_os_error() {
+    fn option_error(&self, option: &'static str, cause: io::Error) -> OpenError {
+        match cause.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => OpenError::NotPermitted { name: self.name.clone() },
-            _ => OpenError::Option { name: self.name.clone(), option, source },
+            _ => OpenError::Option { name: self.name.clone(), option, cause },
         }
     }
 
@@ -129,9 +129,9 @@ impl PacketSocket {
                 size_of::<libc::sockaddr_ll>() as libc::socklen_t,
             )
         };
-        checked(r as isize).map(drop).map_err(|source| match source.raw_os_error() {
+        checked(r as isize).map(drop).map_err(|cause| match cause.raw_os_error() {
             Some(libc::ENODEV | libc::ENXIO) => OpenError::NoInterface { name: self.name.clone() },
-            _ => OpenError::Io { name: self.name.clone(), action: "binding a packet socket", source },
+            _ => OpenError::Io { name: self.name.clone(), action: "binding a packet socket", cause },
         })
     }
 
@@ -194,9 +194,9 @@ pub(crate) fn interface_facts(name: &str) -> Result<InterfaceFacts, OpenError> {
     // SAFETY: socket() takes no pointers.
     let raw = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
     let io_error = |action| {
-        move |source: io::Error| match source.raw_os_error() {
+        move |cause: io::Error| match cause.raw_os_error() {
             Some(libc::ENODEV) => OpenError::NoInterface { name: name.to_owned() },
-            _ => OpenError::Io { name: name.to_owned(), action, source },
+            _ => OpenError::Io { name: name.to_owned(), action, cause },
         }
     };
     checked(raw as isize).map_err(io_error("opening a socket"))?;
