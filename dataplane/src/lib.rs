@@ -3,6 +3,7 @@
 //! [`start::run`] brings everything up and down. [`worker`] is the packet path's loop, [`control`] the thread that
 //! configures it, [`ports`] the devices, [`uplink`] the take-over of the node's interface.
 
+pub mod alone;
 pub mod args;
 pub mod clock;
 pub mod control;

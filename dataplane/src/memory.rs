@@ -47,6 +47,28 @@ impl Division {
     }
 }
 
+/// Whether the machine has `mib` MiB to give, where there are no hugepages whose number the kernel would hold us to:
+/// ordinary memory is promised freely, and who takes too much of it is killed.
+///
+/// # Errors
+/// The cause and the cure.
+pub fn is_free(mib: u32) -> Result<(), String> {
+    let free = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| available(&text));
+    match free {
+        Some(free) if free < u64::from(mib) => Err(format!(
+            "--memory {mib} is more than the {free} MiB of memory that are free and there are no hugepages for it: \
+             give a smaller --memory, or free some"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// `MemAvailable` of /proc/meminfo, in MiB.
+fn available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? / 1024)
+}
+
 /// Bytes that a buffer with `room` bytes of data takes. No buffer lies across the pages that it could: without
 /// hugepages a small one takes a page of its own, and a large one whole pages.
 fn footprint(room: usize, hugepages: bool) -> u64 {
@@ -60,6 +82,14 @@ const _: () = assert!(PortId::MAX > 252);
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn more_than_the_machine_has_is_refused() {
+        assert_eq!(available("MemTotal: 9 kB\nMemAvailable:    4096 kB\n"), Some(4));
+        assert_eq!(available("MemTotal: 9 kB\n"), None);
+        is_free(1).unwrap();
+        assert!(is_free(u32::MAX).unwrap_err().contains("--memory"));
+    }
 
     #[test]
     fn everything_fits_what_was_given() {

@@ -13,6 +13,7 @@ use podplane_tables::mem::Want;
 use podplane_tables::reasm::Limits;
 use sd_notify::NotifyState;
 
+use crate::alone::Alone;
 use crate::args::{Args, Uplink};
 use crate::clock::{Clock, millis};
 use crate::control::answers::{Answers, Constants};
@@ -23,7 +24,7 @@ use crate::control::table::Table;
 use crate::control::view::{Baseline, PortView, View};
 use crate::control::{Control, Parts};
 use crate::lcores::Crew;
-use crate::memory::Division;
+use crate::memory::{self, Division};
 use crate::ports::{Buffers, OpenedPort, Pkt, Pools, PortIo, PortOpener};
 use crate::signals::Stop;
 use crate::uplink::{HOST_HOME, Node, make_folders};
@@ -41,11 +42,20 @@ pub fn run(args: &Args) -> Result<()> {
     args.check().map_err(anyhow::Error::msg)?;
     let stop = Stop::on_signals().context("hearing signals")?;
     make_folders(&[&args.run_dir, &args.state_dir])?;
+    // Before anything is touched: whether another dataplane runs here.
+    let alone = Alone::claim()?;
     let socket = args.run_dir.join(SOCKET);
-    // Before anything is touched: it says whether another dataplane runs here.
     let listener = link::listen(&socket)?;
     let division = Division::of(args.memory, args.workers);
+    let is_free = || memory::is_free(args.memory).map_err(anyhow::Error::msg);
+    if args.no_huge {
+        // Before EAL: it would map for half a minute what is not there.
+        is_free()?;
+    }
     let eal = start_eal(args, &division)?;
+    if !eal.has_hugepages() {
+        is_free()?;
+    }
     let pools =
         Pools::create(&eal, &division.pools(eal.has_hugepages())).context("making the pools of packet buffers")?;
     let opener = PortOpener::new(args.workers, PortOpener::DEFAULT_SOCKET_MEMORY).with_ethdev_mtu(args.mtu);
@@ -107,6 +117,7 @@ pub fn run(args: &Args) -> Result<()> {
     drop(control);
     drop(crew);
     drop(taken);
+    drop(alone);
     result.map_err(Into::into)
 }
 

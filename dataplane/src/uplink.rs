@@ -161,8 +161,12 @@ fn beside(mac: Mac) -> Mac {
 /// The kernel's, with the folder's name.
 pub fn make_folders(folders: &[&Path]) -> std::io::Result<()> {
     for folder in folders {
-        std::fs::create_dir_all(folder)
-            .map_err(|e| std::io::Error::new(e.kind(), format!("cannot make the folder {}: {e}", folder.display())))?;
+        std::fs::create_dir_all(folder).map_err(|e| {
+            std::io::Error::new(
+                e.kind(),
+                format!("cannot make the folder {}: {e}; name another with --run-dir or --state-dir", folder.display()),
+            )
+        })?;
     }
     Ok(())
 }
