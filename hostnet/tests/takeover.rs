@@ -258,6 +258,27 @@ fn what_cannot_be_an_uplink_is_refused_and_nothing_changed() {
 }
 
 #[test]
+fn an_address_that_another_interface_has_is_refused() {
+    let space = Space::new("taken");
+    space.sh("ip link add a0 type veth peer name a1; ip addr add 192.0.2.77/24 dev a0");
+    let state = tempfile::tempdir().unwrap();
+    let spec = |address: &str| takeover::HostPortSpec {
+        mac: Mac([2, 0, 0, 0, 0, 7]),
+        mtu: 1500,
+        addresses: vec![address.parse().unwrap()],
+        routes: Vec::new(),
+    };
+    let error = space.run(|| takeover::create_host_port(&spec("192.0.2.77/32"), state.path())).unwrap_err().to_string();
+    assert!(error.contains("192.0.2.77 is on a0 already") && error.contains("ip addr del"), "{error}");
+    assert!(!space.ok("ip link show podplane0") && !takeover::record_path(state.path()).exists());
+    // Its own from an earlier call is no other interface's.
+    for _ in 0..2 {
+        space.run(|| takeover::create_host_port(&spec("192.0.2.78/24"), state.path())).unwrap();
+    }
+    space.run(|| restore(state.path())).unwrap();
+}
+
+#[test]
 fn records_that_do_not_fit() {
     let node = Node::new();
     let before = node.snapshot();

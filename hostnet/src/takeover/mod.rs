@@ -109,10 +109,14 @@ pub fn take_over_stepwise(uplink: &str, state_dir: &Path, on_step: OnStep<'_>) -
 }
 
 /// Makes the host port for an uplink without a kernel interface. An existing one is corrected to `spec`.
+///
+/// # Errors
+/// One of the addresses is on another interface; a host port without a record; anything the kernel refuses.
 pub fn create_host_port(spec: &HostPortSpec, state_dir: &Path) -> Result<Facts> {
     let _lock = record::lock(state_dir)?;
     let mut netlink = Netlink::open()?;
     adoptable(&mut netlink, state_dir, None)?;
+    not_taken(&mut netlink, &spec.addresses)?;
     let record = Record::without_uplink(spec)?;
     record.write(state_dir)?;
     take::host_port(&mut netlink, &record, &mut |_| Ok(()))?;
@@ -142,6 +146,25 @@ pub fn read_record(state_dir: &Path) -> Result<Option<Record>> {
 /// The path of the record in `state_dir`.
 pub fn record_path(state_dir: &Path) -> PathBuf {
     state_dir.join("uplink.json")
+}
+
+/// An error if another interface of the node has one of `addresses`: the kernel would not mind, and the node would
+/// answer for it in two places.
+fn not_taken(netlink: &mut Netlink, addresses: &[IpNet]) -> Result<()> {
+    let host_port = netlink.link(HOST_PORT)?.map(|link| link.index);
+    for present in netlink.addresses(None)?.iter().filter(|a| Some(a.index) != host_port) {
+        if let Some(taken) = addresses.iter().find(|wanted| wanted.addr() == present.net.addr()) {
+            let holder = netlink.links()?.into_iter().find(|link| link.index == present.index);
+            let holder = holder.map_or_else(|| format!("interface {}", present.index), |link| link.name);
+            return Err(Error::Invalid(format!(
+                "the address {} is on {holder} already: remove it there (`ip addr del {} dev {holder}`), or give the \
+                 host port another",
+                taken.addr(),
+                present.net
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// The record that is in force for `uplink`; one that is not is settled first.
