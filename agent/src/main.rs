@@ -1,6 +1,7 @@
 //! `podplane-agent`: reads the cluster's objects, gives pods their addresses, tells the dataplane.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,11 +77,19 @@ enum LogFormat {
     Json,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let cli = Cli::parse();
-    match cli.command {
+    let done = match cli.command {
         Some(Command::Cleanup { run_dir, state_dir }) => cleanup(&run_dir, &state_dir),
         None => run(cli.run),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line, also where RUST_BACKTRACE is set: the cause and the cure, not our call stack.
+            eprintln!("podplane-agent: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 

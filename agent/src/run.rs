@@ -44,8 +44,18 @@ pub async fn agent(
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
     for dir in [&options.run_dir, &options.state_dir] {
-        std::fs::create_dir_all(dir).with_context(|| format!("cannot make the directory {}", dir.display()))?;
+        std::fs::create_dir_all(dir).with_context(|| {
+            format!("cannot make the folder {} (name another with --run-dir or --state-dir)", dir.display())
+        })?;
     }
+    // Later it may go and come back: what it said stays in force. One that never was is a mistake.
+    let source = std::fs::read_dir(&options.source).map(drop);
+    source.with_context(|| {
+        format!(
+            "cannot read the folder of objects {} (make it, or name another with --source)",
+            options.source.display()
+        )
+    })?;
     let store = Arc::new(Store::open(&options.state_dir.join("ipam.redb"), options.cool_down)?);
     let listener = server::listen(&options.run_dir).context("cannot listen for the CNI plugin")?;
     let desired = Arc::new(Desired::new(Index::new(options.settings.clone())));
