@@ -150,8 +150,10 @@ impl Config {
 
 fn valid_attachments(object: &Map<String, Value>) -> Result<Option<Vec<AttachmentId>>, CniError> {
     const KEY: &str = "cni.dev/valid-attachments";
-    let list = match object.get(KEY) {
-        None | Some(Value::Null) => return Ok(None),
+    // libcni sends the list under the name of an early draft as well; a runtime in Go writes an empty list as null.
+    let list = match object.get(KEY).or_else(|| object.get("cni.dev/attachments")) {
+        None => return Ok(None),
+        Some(Value::Null) => return Ok(Some(Vec::new())),
         Some(Value::Array(list)) => list,
         Some(_) => return Err(wrong(KEY, "a list")),
     };
@@ -197,6 +199,19 @@ mod tests {
         assert_eq!(config.agent_socket, PathBuf::from("/run/podplane/agent.sock"));
         assert_eq!(config.state_dir, PathBuf::from("/var/lib/podplane"));
         assert!(config.valid_attachments.is_none());
+    }
+
+    #[test]
+    fn valid_attachments_by_both_names_and_none() {
+        let list = |text: &str| {
+            let text = format!(r#"{{"cniVersion": "1.1.0", "name": "n"{text}}}"#);
+            Config::parse(text.as_bytes()).unwrap().valid_attachments.map(|list| list.len())
+        };
+        assert_eq!(list(""), None);
+        assert_eq!(list(r#", "cni.dev/valid-attachments": null"#), Some(0));
+        let one = r#"[{"containerID": "c", "ifname": "eth0"}]"#;
+        assert_eq!(list(&format!(r#", "cni.dev/valid-attachments": {one}"#)), Some(1));
+        assert_eq!(list(&format!(r#", "cni.dev/attachments": {one}"#)), Some(1));
     }
 
     #[test]
