@@ -15,7 +15,7 @@ pub const OUTSIDE: [&str; 2] = ["10.77.0.1/24", "fd00:10:77::1/64"];
 
 /// Builds a lab; what was built is taken down again when a step fails.
 pub fn up(name: &str, args: &UpArgs) -> Result<()> {
-    check_machine(args)?;
+    check_machine(name, args)?;
     let shape = Shape {
         nodes: args.nodes,
         uplink: args.uplink,
@@ -36,9 +36,14 @@ pub fn up(name: &str, args: &UpArgs) -> Result<()> {
     }
 }
 
-fn check_machine(args: &UpArgs) -> Result<()> {
+/// What can be known before anything is made.
+fn check_machine(name: &str, args: &UpArgs) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("the lab needs root: it makes network namespaces");
+    }
+    Lab::is_new(name)?;
+    if let Some(folder) = &args.manifests {
+        std::fs::read_dir(folder).with_context(|| format!("reading the folder of manifests {}", folder.display()))?;
     }
     for program in ["podplane-dataplane", "podplane-agent", "podplane-cni"] {
         node::binary(program)?;

@@ -24,12 +24,14 @@ struct Remembered {
     started: u64,
 }
 
-/// The start time of a live process; `None` for none and for a zombie.
+/// The start time of a live process; `None` for none and for a zombie. A process that was killed is a zombie by its
+/// first thread already while others still hold its files and sockets: that one is not gone yet.
 fn started(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may contain anything, so count from its end.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    if fields.next()? == "Z" { None } else { fields.nth(18)?.parse().ok() }
+    let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let (state, threads, started) = (fields.first()?, fields.get(17)?, fields.get(19)?);
+    if *state == "Z" && ["0", "1"].contains(threads) { None } else { started.parse().ok() }
 }
 
 /// Starts `command` in the network namespace `netns` as a session of its own, with its output in `logs/NAME.log`.

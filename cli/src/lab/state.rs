@@ -64,14 +64,21 @@ fn lock(dir: &Path) -> Result<Flock<File>> {
 }
 
 impl Lab {
-    /// A new lab's folder; an error if there is one of that name.
-    pub fn create(name: &str, shape: Shape) -> Result<Lab> {
+    /// The folder that a lab of that name would have; an error if there is one.
+    pub fn is_new(name: &str) -> Result<PathBuf> {
         let dir = Path::new(ROOT).join(name);
         if dir.exists() {
             bail!(
-                "there is a lab named {name} already: take it down with `podplane lab down --name {name}`, or choose another --name"
+                "there is a lab named {name} already: take it down with `podplane lab --name {name} down`, or choose \
+                 another --name"
             );
         }
+        Ok(dir)
+    }
+
+    /// A new lab's folder; an error if there is one of that name.
+    pub fn create(name: &str, shape: Shape) -> Result<Lab> {
+        let dir = Lab::is_new(name)?;
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
