@@ -4,6 +4,8 @@
 //! lab does; `make test` says so. Programs come from the folder that the tests were built into.
 #![forbid(unsafe_code)]
 
+pub mod cni;
+
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
@@ -60,6 +62,24 @@ impl Lab {
         let lab = Lab { name: name.to_owned(), _turn: turn };
         succeed(lab.command(&["up", "--no-huge"]).args(args));
         lab
+    }
+
+    /// The lab's name, with which its namespaces start.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Kills a node's `dataplane` or `agent`, as a crash would.
+    #[track_caller]
+    pub fn kill(&self, node: u8, process: &str) {
+        let pid = self.node(node, &format!("{process}_pid")).as_i64().expect("it runs");
+        succeed(Command::new("kill").args(["-9", &pid.to_string()]));
+    }
+
+    /// Starts a node's `dataplane` or `agent` again and waits until it works.
+    #[track_caller]
+    pub fn restart(&self, node: u8, process: &str) {
+        succeed(&mut self.command(&["restart", process, "--node", &node.to_string()]));
     }
 
     /// `podplane lab ARGS` on this lab.

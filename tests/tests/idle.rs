@@ -1,0 +1,49 @@
+//! An idle lab costs next to nothing, and still answers at once.
+
+use std::time::Duration;
+
+use podplane_tests::{Lab, succeed};
+
+/// CPU time of a process's threads, in nanoseconds (first field of /proc/PID/task/TID/schedstat): ticks are too coarse
+/// for what is measured here.
+fn cpu_ns(pid: i64) -> u64 {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
+    let time = |thread: std::fs::DirEntry| {
+        let text = std::fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+        text.split_whitespace().next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or(0)
+    };
+    threads.flatten().map(time).sum()
+}
+
+#[test]
+fn idle_nodes_use_little_and_the_first_packet_is_answered_at_once() {
+    // Aims of issue "First light"; the test fails above three times as much, for machines that have other work.
+    const AIM_CPU_PERCENT: f64 = 5.0;
+    const AIM_FIRST_PACKET_MS: f64 = 1.0;
+    const MARGIN: f64 = 3.0;
+    let lab = Lab::up("t-idle", &["--nodes", "2", "--workers", "2"]);
+    let (a, b) = (lab.pod("default/a", 1), lab.pod("default/b", 2));
+    lab.ping("default/a", &b);
+    lab.ping("default/b", &a);
+    let pids: Vec<i64> = [1, 2]
+        .iter()
+        .flat_map(|&node| ["dataplane_pid", "agent_pid"].map(|process| lab.node(node, process)))
+        .map(|pid| pid.as_i64().expect("it runs"))
+        .collect();
+    let total = || pids.iter().map(|&pid| cpu_ns(pid)).sum::<u64>();
+    std::thread::sleep(Duration::from_secs(1));
+
+    let (before, start) = (total(), std::time::Instant::now());
+    std::thread::sleep(Duration::from_secs(5));
+    let percent = (total() - before) as f64 / start.elapsed().as_nanos() as f64 * 100.0;
+
+    // Each echo finds both nodes idle for two seconds.
+    let report = succeed(&mut lab.exec("default/a", &["ping", "-c", "5", "-i", "2", "-W", "2", &b[0]]));
+    let mut times: Vec<f64> =
+        report.lines().filter_map(|line| line.split("time=").nth(1)?.split_whitespace().next()?.parse().ok()).collect();
+    times.sort_by(f64::total_cmp);
+    println!("idle: {percent:.2} % of one core; first packets after 2 s: {times:?} ms");
+    assert_eq!(times.len(), 5, "{report}");
+    assert!(percent < MARGIN * AIM_CPU_PERCENT, "an idle lab uses {percent:.2} % of one core");
+    assert!(times[2] < MARGIN * AIM_FIRST_PACKET_MS, "first packets took {times:?} ms");
+}
