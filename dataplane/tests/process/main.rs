@@ -60,7 +60,7 @@ fn errors_at_the_start_name_the_cure_and_leave_nothing_behind() {
         assert_eq!((node.addresses("eth0"), node.routes()), before, "{options:?}");
     }
     node.start(&[]);
-    assert!(node.fails(&["--uplink", "iface:eth0"]).contains("another dataplane already listens"));
+    assert!(node.fails(&["--uplink", "iface:eth0"]).contains("is the dataplane of this network namespace already"));
     assert!(node.neighbour_pings("10.9.0.1"), "the first goes on");
 }
 
