@@ -47,5 +47,17 @@ test: lint loom
 demo: build
 	@KEEP='$(KEEP)' MEMORY='$(LAB_MEMORY)' tests/demo/demo.sh target/release
 
+# Whole paths against the kernel, then the packet path alone (criterion; no devices).
+bench: build
+	@target/release/podplane-hugepages setup --memory $$((2 * $(LAB_MEMORY))) && \
+	{ target/release/podplane-perf run; status=$$?; target/release/podplane-hugepages release; exit $$status; }
+	$(CARGO) bench -p podplane-pipeline -p podplane-tables
+
+FUZZ_TARGETS := $(notdir $(basename $(wildcard tests/fuzz/fuzz_targets/*.rs)))
+SECONDS ?= 60
+fuzz: deps
+	@for t in $(FUZZ_TARGETS); do \
+	  (cd tests/fuzz && $(CARGO) +nightly fuzz run --fuzz-dir . -s none $$t -- -max_total_time=$(SECONDS)) || exit 1; done
+
 clean:
 	$(CARGO) clean
