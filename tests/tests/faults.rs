@@ -97,22 +97,24 @@ fn a_pod_deleted_while_the_agent_is_down_gives_its_address_back() {
 
 #[test]
 fn everything_is_given_back_on_down() {
-    let before = host_state();
+    let before = host_state("t-rest");
     {
         let lab = Lab::up("t-rest", &["--nodes", "2"]);
         lab.pod("default/a", 1);
+        assert_ne!(host_state("t-rest"), before, "this test would not see what a lab makes");
     }
-    assert_eq!(host_state(), before, "the lab left something behind");
+    assert_eq!(host_state("t-rest"), before, "the lab left something behind");
 }
 
-/// What a lab could leave in the machine's own namespace.
-fn host_state() -> [String; 5] {
+/// What a lab of that name could leave in the machine's own namespace; other labs may come and go meanwhile.
+fn host_state(name: &str) -> [String; 5] {
     let run = |program: &str, args: &[&str]| succeed(std::process::Command::new(program).args(args));
+    let named = |text: String| text.lines().filter(|line| line.contains(name)).collect::<Vec<_>>().join("\n");
     [
-        run("ip", &["netns", "list"]),
-        run("ip", &["-o", "link"]),
+        named(run("ip", &["netns", "list"])),
+        named(std::fs::read_to_string("/proc/mounts").expect("mounts")),
+        named(run("ps", &["-eo", "args"])),
         run("ip", &["rule"]),
         run("nft", &["list", "tables"]),
-        std::fs::read_to_string("/proc/mounts").expect("mounts"),
     ]
 }
