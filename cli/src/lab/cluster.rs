@@ -97,6 +97,9 @@ fn build(lab: &Lab, args: &UpArgs) -> Result<()> {
     for n in lab.nodes() {
         node::wait_agent(lab, n, Duration::from_secs(20))?;
     }
+    for n in lab.nodes() {
+        node::wait_peers(lab, n, Duration::from_secs(20))?;
+    }
     if let Some(folder) = &args.manifests {
         let mut files: Vec<_> = std::fs::read_dir(folder)
             .with_context(|| format!("reading {}", folder.display()))?

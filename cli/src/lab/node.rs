@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use podplane_api::AgentClient;
+use podplane_config::introspect::{Question, Status};
 use podplane_config::link;
 use serde_json::{Value, json};
 
@@ -170,6 +171,17 @@ pub fn start_agent(lab: &Lab, node: u8) -> Result<()> {
 pub fn wait_agent(lab: &Lab, node: u8, within: Duration) -> Result<()> {
     let client = AgentClient::new(lab.run_dir(node)?.join("agent.sock"));
     process::wait_ready(lab, &agent(node), within, || client.status().is_ok_and(|status| status.ready))
+}
+
+/// Waits until the node knows the next hop to each other node: a cluster in which the first packets between nodes are
+/// dropped would be up in name only.
+pub fn wait_peers(lab: &Lab, node: u8, within: Duration) -> Result<()> {
+    let socket = lab.run_dir(node)?.join("dataplane.sock");
+    let peers = usize::from(lab.shape.nodes) - 1;
+    process::wait_ready(lab, &dataplane(node), within, || {
+        let status = link::ask::<_, Status>(&socket, &Question::Status);
+        status.is_ok_and(|s| s.peers.len() == peers && s.peers.iter().all(|peer| peer.next_hop.is_some()))
+    })
 }
 
 /// Starts one of the node's processes again and waits until it works.
