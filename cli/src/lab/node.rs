@@ -73,11 +73,11 @@ pub fn wire(lab: &Lab, node: u8) -> Result<()> {
     plug(&lab.netns("fabric"), &name(node), &netns, "eth0", lab.shape.mtu)?;
     if lab.shape.uplink == Uplink::Tap {
         // The tap device is the node's NIC, and a bridge in the node's namespace its cable to the fabric. The node's
-        // addresses are on the host port from the start.
+        // addresses are on the host port from the start. The cable must not answer ARP for them: the kernel would.
         sysctl(&netns, "net.ipv6.conf.eth0.disable_ipv6", "1")?;
         sysctl(&netns, "net.ipv6.conf.default.disable_ipv6", "1")?;
         let bridge = format!("link add cable mtu {} type bridge stp_state 0 forward_delay 0", lab.shape.mtu);
-        ip_batch(&netns, &[bridge, "link set eth0 master cable up".into(), "link set cable up".into()])?;
+        ip_batch(&netns, &[bridge, "link set eth0 master cable up".into(), "link set cable arp off up".into()])?;
         return sysctl(&netns, "net.ipv6.conf.default.disable_ipv6", "0");
     }
     let [v4, v6] = addresses(node);
