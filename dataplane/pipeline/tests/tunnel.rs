@@ -227,10 +227,14 @@ fn a_narrow_underlay_is_learnt_for_ten_minutes_by_all_workers() {
     send(&mut sim, a, &to_b);
     assert_eq!(sim.take(0, PortId::UPLINK).len(), 1, "forgotten after ten minutes");
     // News about what we did not send is no news.
-    let mut forged = wire.clone();
-    forged[14 + 12 + 3] = 99;
-    fill_v4(&mut forged[14..]);
-    sim.inject(0, PortId::UPLINK, WorkerId(0), needs_fragmentation(&forged, 600));
+    let mut foreign = wire.clone();
+    foreign[14 + 12 + 3] = 99;
+    fill_v4(&mut foreign[14..]);
+    let mut guessed = wire.clone();
+    guessed[34..36].copy_from_slice(&4789u16.to_be_bytes());
+    for forged in [foreign, guessed] {
+        sim.inject(0, PortId::UPLINK, WorkerId(0), needs_fragmentation(&forged, 600));
+    }
     sim.settle();
     send(&mut sim, a, &to_b);
     assert_eq!(sim.take(0, PortId::UPLINK).len(), 1);

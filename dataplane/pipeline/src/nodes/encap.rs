@@ -29,6 +29,9 @@ use crate::env::Env;
 use crate::graph::Node;
 use crate::headers;
 
+/// The outer source ports are the upper quarter (RFC 7348 section 5).
+pub(super) const FIRST_SOURCE_PORT: u16 = 0xc000;
+
 pub(crate) const NODE: Node = Node {
     does: "Puts VXLAN's outer headers in front.",
     drops: &[
@@ -75,7 +78,7 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
         }
     }
     let udp_len = clamp(after_ip + ETH_LEN - udp_at);
-    let sport = 0xc000 | hash as u16 & 0x3fff;
+    let sport = FIRST_SOURCE_PORT | hash as u16 & 0x3fff;
     outer[udp_at..udp_at + 2].copy_from_slice(&sport.to_be_bytes());
     outer[udp_at + 4..udp_at + 6].copy_from_slice(&udp_len.to_be_bytes());
     let by = template.len();

@@ -15,7 +15,7 @@ use podplane_packet::id::WorkerId;
 use podplane_packet::wire::Icmp;
 use podplane_tables::fib::NextHop;
 
-use super::{Next, Pkt, World};
+use super::{Next, Pkt, World, encap};
 use crate::drop::DropReason;
 use crate::env::Env;
 use crate::graph::{Node, NodeId};
@@ -61,7 +61,9 @@ fn too_big<B: PacketBuf>(p: &Pkt<B>, local: &Local) -> Option<(IpAddr, u32)> {
         (ICMPV6, (icmp6::TOO_BIG, 0)) => icmp.mtu_v6(),
         _ => return None,
     };
-    (quoted.src == local.vtep && quoted.proto == UDP && quoted.dport == VXLAN_PORT).then_some((quoted.dst, mtu))
+    // Whoever forges news without having seen our packets must guess more than two addresses.
+    let ours = quoted.src == local.vtep && quoted.proto == UDP && quoted.sport >= encap::FIRST_SOURCE_PORT;
+    (ours && quoted.dport == VXLAN_PORT).then_some((quoted.dst, mtu))
 }
 
 /// Lowers the MTU of a peer, here and at the other workers.
