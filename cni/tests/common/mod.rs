@@ -1,5 +1,5 @@
 //! A node's namespace, pods' namespaces, a fake agent on a Unix socket, and calls of the real binary.
-#![allow(dead_code, missing_docs, unreachable_pub)]
+#![allow(dead_code, missing_docs, reason = "shared by several test programs, none of which uses all of it")]
 
 use std::{
     collections::BTreeMap,

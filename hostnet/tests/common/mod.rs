@@ -1,5 +1,5 @@
 //! Namespaces of a test, gone when it ends, and what iproute2 says about them (an observer that is not our own code).
-#![allow(dead_code, missing_docs, unreachable_pub)]
+#![allow(dead_code, missing_docs, reason = "shared by several test programs, none of which uses all of it")]
 
 use std::{
     process::{Command, Stdio},

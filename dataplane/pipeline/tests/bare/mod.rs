@@ -1,5 +1,5 @@
 //! One worker without queues, whose buffers come back: what benchmarks and the allocation test run.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "shared by several test programs, none of which uses all of it")]
 
 use std::sync::Arc;
 

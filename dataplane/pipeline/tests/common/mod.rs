@@ -1,5 +1,5 @@
 //! Frames as pods would send them, and what is expected of them at the other end.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "shared by several test programs, none of which uses all of it")]
 
 use std::net::IpAddr;
 
