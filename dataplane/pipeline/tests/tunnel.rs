@@ -186,7 +186,7 @@ fn a_mark_of_congestion_comes_through() {
 }
 
 /// "Fragmentation needed" from a router of the underlay about VXLAN of node 0.
-fn needs_fragmentation(vxlan: &[u8], mtu: u16) -> VecBuf {
+fn needs_fragmentation(vxlan: &[u8], quoted: usize, mtu: u16) -> VecBuf {
     let spec = FrameSpec {
         dst_mac: Mac([2, 0, 0, 0, 0xaa, 1]),
         src_mac: Mac([2, 9, 9, 9, 9, 9]),
@@ -195,10 +195,15 @@ fn needs_fragmentation(vxlan: &[u8], mtu: u16) -> VecBuf {
         ttl: 60,
         ip: Ip::V4 { src: [192, 0, 2, 254].into(), dst: node_v4(0), id: 1, df: false, options: Vec::new() },
         l4: Transport::Icmp { kind: 3, code: 4, rest: [0, 0, (mtu >> 8) as u8, mtu as u8] },
-        payload: vxlan[14..14 + 28].to_vec(),
+        payload: vxlan[14..14 + quoted].to_vec(),
     };
     VecBuf::new(&spec.build())
 }
+
+/// As much as a router must quote: the IP header and eight bytes.
+const LEAST_QUOTE: usize = 28;
+/// The VXLAN header is quoted, too.
+const LONG_QUOTE: usize = 36;
 
 #[test]
 fn a_narrow_underlay_is_learnt_for_ten_minutes_by_all_workers() {
@@ -208,7 +213,7 @@ fn a_narrow_underlay_is_learnt_for_ten_minutes_by_all_workers() {
     let to_b = frame(&sim, a, b.ip(false), udp(), &big);
     let from_other = frame(&sim, other, b.ip(false), udp(), &big);
     let wire = on_the_wire(&mut sim, a, &to_b, Meta::default()).bytes();
-    let news = needs_fragmentation(&wire, 1400);
+    let news = needs_fragmentation(&wire, LEAST_QUOTE, 1400);
     sim.inject(0, PortId::UPLINK, WorkerId(1), news.clone());
     sim.settle();
     let passed = sim.take(0, PortId::HOST);
@@ -233,11 +238,36 @@ fn a_narrow_underlay_is_learnt_for_ten_minutes_by_all_workers() {
     let mut guessed = wire.clone();
     guessed[34..36].copy_from_slice(&4789u16.to_be_bytes());
     for forged in [foreign, guessed] {
-        sim.inject(0, PortId::UPLINK, WorkerId(0), needs_fragmentation(&forged, 600));
+        sim.inject(0, PortId::UPLINK, WorkerId(0), needs_fragmentation(&forged, LONG_QUOTE, 1400));
     }
     sim.settle();
     send(&mut sim, a, &to_b);
     assert_eq!(sim.take(0, PortId::UPLINK).len(), 1);
+}
+
+#[test]
+fn news_about_another_network_is_no_news_where_the_quote_names_it() {
+    // Where the VXLAN header lies in the frame, and what is done to it.
+    let cases: [(&str, fn(&mut [u8]), usize, bool); 6] = [
+        ("our network", |_| {}, LONG_QUOTE, true),
+        ("that of entry nodes", |v| v[6] += 1, LONG_QUOTE, true),
+        ("another", |v| v[6] += 2, LONG_QUOTE, false),
+        ("the one before", |v| v[6] -= 1, LONG_QUOTE, false),
+        ("no network", |v| v[0] = 0, LONG_QUOTE, false),
+        ("not quoted", |v| v[6] += 2, LONG_QUOTE - 1, true),
+    ];
+    for (name, change, quoted, believed) in cases {
+        let (mut sim, a, b) = cluster(false);
+        let spec = frame(&sim, a, b.ip(false), udp(), &[1; 1400 - 28]);
+        let mut wire = on_the_wire(&mut sim, a, &spec, Meta::default()).bytes();
+        change(&mut wire[42..50]);
+        sim.inject(0, PortId::UPLINK, WorkerId(0), needs_fragmentation(&wire, quoted, 1400));
+        sim.settle();
+        assert_eq!(sim.take(0, PortId::HOST).len(), 1, "{name}: the node's own stack hears of it in any case");
+        send(&mut sim, a, &spec);
+        assert_eq!(sim.drops(DropReason::TooBig), u64::from(believed), "{name}");
+        assert_eq!(sim.take(0, PortId::UPLINK).len(), usize::from(!believed), "{name}");
+    }
 }
 
 #[test]

@@ -13,6 +13,8 @@ use std::net::IpAddr;
 use podplane_packet::buf::PacketBuf;
 use podplane_packet::id::WorkerId;
 use podplane_packet::wire::Icmp;
+use podplane_packet::wire::udp::UDP_LEN;
+use podplane_packet::wire::vxlan::{VXLAN_LEN, Vxlan};
 use podplane_tables::fib::NextHop;
 
 use super::{Next, Pkt, World, encap};
@@ -63,7 +65,25 @@ fn too_big<B: PacketBuf>(p: &Pkt<B>, local: &Local) -> Option<(IpAddr, u32)> {
     };
     // Whoever forges news without having seen our packets must guess more than two addresses.
     let ours = quoted.src == local.vtep && quoted.proto == UDP && quoted.sport >= encap::FIRST_SOURCE_PORT;
-    (ours && quoted.dport == VXLAN_PORT).then_some((quoted.dst, mtu))
+    (ours && quoted.dport == VXLAN_PORT && our_network(p, local)).then_some((quoted.dst, mtu))
+}
+
+/// Whether the quoted VXLAN header names a network of ours: that of pods, or the one after it, which is that of entry
+/// nodes. A router need not quote more than eight bytes behind the IP header (RFC 792), so a quote that ends before is
+/// no reason for doubt.
+#[cold]
+fn our_network<B: PacketBuf>(p: &Pkt<B>, local: &Local) -> bool {
+    let head = p.buf.head();
+    let Some(outer) = headers::parsed(&p.buf, usize::from(p.ctx.l3)) else { return false };
+    let Ok(quote) = outer.embedded(head) else { return false };
+    let vxlan = usize::from(quote.l4_off) + UDP_LEN;
+    let end = outer.frame_len().min(head.len());
+    if vxlan + VXLAN_LEN > end {
+        return true;
+    }
+    let vni = Vxlan::new(&head[vxlan..end]).map(|header| header.vni().get());
+    let ours = local.vni.get();
+    vni.is_ok_and(|vni| vni == ours || vni == ours + 1)
 }
 
 /// Lowers the MTU of a peer, here and at the other workers.
