@@ -247,8 +247,8 @@ fn a_narrow_underlay_is_learnt_for_ten_minutes_by_all_workers() {
 
 #[test]
 fn news_about_another_network_is_no_news_where_the_quote_names_it() {
-    // Where the VXLAN header lies in the frame, and what is done to it.
-    let cases: [(&str, fn(&mut [u8]), usize, bool); 6] = [
+    type Change = fn(&mut [u8]);
+    let cases: [(&str, Change, usize, bool); 6] = [
         ("our network", |_| {}, LONG_QUOTE, true),
         ("that of entry nodes", |v| v[6] += 1, LONG_QUOTE, true),
         ("another", |v| v[6] += 2, LONG_QUOTE, false),
