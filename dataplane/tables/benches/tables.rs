@@ -6,8 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use podplane_packet::id::PortId;
 use podplane_tables::VtepIndex;
+use podplane_tables::affinity::Affinity;
 use podplane_tables::fib::{Fib, NextHop};
 use podplane_tables::flow::{Action, Addr, Flags, FlowConfig, FlowTable, Half, Key, TimeoutClass, V4, V6, Verdict};
+use podplane_tables::maglev::Maglev;
 use podplane_tables::mem::Want;
 use podplane_tables::quota::Quota;
 
@@ -143,10 +145,12 @@ fn fib(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("v4/lookup", nodes), |b| {
             b.iter(|| fib.lookup4_bulk(black_box(&v4), black_box(&mut hops)));
         });
+        fib.lookup4_bulk(&v4, &mut hops);
         assert!(hops.iter().all(Option::is_some));
         group.bench_function(BenchmarkId::new("v6/lookup", nodes), |b| {
             b.iter(|| fib.lookup6_bulk(black_box(&v6), black_box(&mut hops)));
         });
+        fib.lookup6_bulk(&v6, &mut hops);
         assert!(hops.iter().all(Option::is_some));
     }
     group.throughput(Throughput::Elements(1));
@@ -157,5 +161,45 @@ fn fib(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, flow, fib);
+fn maglev(c: &mut Criterion) {
+    let mut group = c.benchmark_group("maglev");
+    let names: Vec<u64> = (0..100_000).map(scramble).collect();
+    for backends in [10, 100, 1000] {
+        let sets = names.len() / backends;
+        group.bench_function(BenchmarkId::new("build all sets of 100,000 backends", backends), |b| {
+            b.iter(|| {
+                let tables = names.chunks_exact(backends).map(|set| Maglev::build(set, [1, 2]));
+                assert_eq!(tables.filter(|t| black_box(t).size() > 1).count(), sets);
+            });
+        });
+    }
+    let table = Maglev::build(&names[..100], [1, 2]);
+    group.throughput(Throughput::Elements(BURST as u64));
+    let hashes: [u64; BURST] = std::array::from_fn(|i| scramble(i as u64));
+    group.bench_function("pick", |b| b.iter(|| black_box(&hashes).map(|h| table.pick(h))));
+    group.finish();
+}
+
+fn affinity(c: &mut Criterion) {
+    let mut group = c.benchmark_group("affinity");
+    let mut table = Affinity::new(1 << 16, [1, 2]);
+    let client = |n: u64| IpAddr::from(Ipv4Addr::from(scramble(n) as u32));
+    (0..1 << 15).for_each(|n| table.set(0, client(n), 1, (client(n), 80)));
+    let mut n = 0u64;
+    group.bench_function("get", |b| {
+        b.iter(|| {
+            n = (n + 1) % (1 << 15);
+            table.get(1, client(n), 1, 1000)
+        });
+    });
+    group.bench_function("set", |b| {
+        b.iter(|| {
+            n += 1;
+            table.set(n as u32, client(n), 1, (client(n), 80));
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, flow, fib, maglev, affinity);
 criterion_main!(benches);
