@@ -1,7 +1,8 @@
 //! Software segmentation of TCP and UDP GSO frames, plain or behind VXLAN outer headers.
 //!
 //! [`Segmenter`] is made once per frame and then writes the headers of any segment into the caller's buffer; the payload stays
-//! where it is, and the caller gathers or copies it. As Linux does it (Documentation/networking/segmentation-offloads):
+//! where it is, and the caller gathers or copies it, summing on the way. For a device that cuts UDP itself (UDP GSO) it
+//! writes the tunnelled frame of each segment alone, and one set of outer headers for several. As Linux does it (Documentation/networking/segmentation-offloads):
 //! sequence numbers and lengths advance, IPv4 identifications count up, CWR stays on the first segment, FIN and PSH on
 //! the last, and every checksum is complete.
 
@@ -10,11 +11,12 @@ mod outer;
 use core::num::NonZeroU16;
 
 use crate::buf::{Csum, Gso, PacketBuf};
-use crate::checksum::{fold, not_zero, pseudo_v4, pseudo_v6, sum, sum_chain};
-use crate::parse::{Addrs, L4, ParseError, Parsed, parse_at};
+use crate::checksum::{fold, not_zero, sum, sum_chain};
+use crate::parse::{L4, ParseError, Parsed, parse_at};
 use crate::wire::tcp::TcpFlags;
+use crate::wire::vxlan::VXLAN_LEN;
 use crate::wire::{be16, be32, ipv6, proto};
-use outer::Outer;
+pub(crate) use outer::Outer;
 
 /// Most bytes of headers in front of a segment's payload, outer ones included.
 pub const MAX_HEADERS: usize = 256;
@@ -114,37 +116,97 @@ impl Segmenter {
         &self.p
     }
 
+    /// Payload bytes of every segment but the last, which may have fewer.
+    #[inline]
+    pub fn size(&self) -> usize {
+        usize::from(self.size.get()).min(self.p.payload_len())
+    }
+
+    /// Bytes of outer headers; 0: none.
+    #[inline]
+    pub fn tunnel(&self) -> usize {
+        self.outer.as_ref().map_or(0, Outer::len)
+    }
+
+    /// Where the payload of segment `i`, one of those that there are, lies in the frame: offset and bytes.
+    #[inline]
+    pub fn payload(&self, i: usize) -> (usize, usize) {
+        let start = i * usize::from(self.size.get());
+        let len = self.p.payload_len().saturating_sub(start).min(usize::from(self.size.get()));
+        (self.header_len() + start, len)
+    }
+
     /// Writes the headers of segment `i` to the front of `out` and says where its payload is. `buf` is the frame that this was
     /// made of, unchanged. `None`: there is no such segment, or `out` is shorter than [`header_len`](Self::header_len).
     pub fn segment<B: PacketBuf + ?Sized>(&self, buf: &B, i: usize, out: &mut [u8]) -> Option<Segment> {
         if i >= self.count {
             return None;
         }
-        let header_len = self.header_len();
-        let out = out.get_mut(..header_len)?;
-        out.copy_from_slice(buf.head().get(..header_len)?);
-        let start = i * usize::from(self.size.get());
-        let payload_len = (self.p.payload_len() - start).min(usize::from(self.size.get()));
-        let payload_off = header_len + start;
+        let (payload_off, payload_len) = self.payload(i);
         let payload = sum_chain(buf, payload_off, payload_len)?;
-        self.network(out, i, payload_len);
-        self.transport(out, i, payload_len, payload);
+        self.write(buf.head(), i, payload, out)?;
+        Some(Segment { header_len: self.header_len(), payload_off, payload_len })
+    }
+
+    /// Writes the headers of segment `i` to the front of `out`. `head` is that of the frame that this was made of, unchanged;
+    /// `payload` the [sum](crate::checksum::sum) of this segment's payload, folded. `None`: there is no such segment, or
+    /// `out` is shorter than [`header_len`](Self::header_len).
+    #[inline]
+    pub fn write(&self, head: &[u8], i: usize, payload: u16, out: &mut [u8]) -> Option<()> {
+        let out = out.get_mut(..self.header_len())?;
+        self.write_inner(head, i, payload, 0, out)?;
         if let Some(outer) = &self.outer {
-            outer.write(out, i, payload_len, payload);
+            outer.write(out, i, self.payload(i).1, payload);
         }
-        Some(Segment { header_len, payload_off, payload_len })
+        Some(())
     }
 
-    /// Lengths, identification and header checksum.
-    fn network(&self, out: &mut [u8], i: usize, payload_len: usize) {
-        let l3 = usize::from(self.p.l3_off);
+    /// Bytes of the VXLAN header and the inner headers of a tunnelled frame's segments.
+    #[inline]
+    pub fn datagram_headers(&self) -> usize {
+        self.header_len() - self.tunnel().saturating_sub(VXLAN_LEN)
+    }
+
+    /// As [`write`](Self::write), from the VXLAN header on: what a device that cuts UDP puts outer headers in front of.
+    /// `out` is [`datagram_headers`](Self::datagram_headers) long.
+    #[inline]
+    pub fn write_datagram(&self, head: &[u8], i: usize, payload: u16, out: &mut [u8]) -> Option<()> {
+        self.write_inner(
+            head,
+            i,
+            payload,
+            self.tunnel().saturating_sub(VXLAN_LEN),
+            out.get_mut(..self.datagram_headers())?,
+        )
+    }
+
+    /// Writes the outer headers up to the VXLAN header to the front of `out`, with lengths for `bytes` bytes behind the UDP header
+    /// and the UDP checksum in its partial form: those of one UDP GSO frame of several datagrams. Answers where the UDP
+    /// header starts. `None`: not tunnelled, or `out` or the lengths' fields are too short.
+    pub fn write_udp_gso(&self, head: &[u8], bytes: usize, out: &mut [u8]) -> Option<usize> {
+        let outer = self.outer.as_ref()?;
+        let out = out.get_mut(..outer.len() - VXLAN_LEN)?;
+        out.copy_from_slice(head.get(..out.len())?);
+        outer.write_partial(out, bytes)
+    }
+
+    /// Copies the headers from byte `from` of the frame on, and makes the inner ones those of segment `i`.
+    #[inline]
+    fn write_inner(&self, head: &[u8], i: usize, payload: u16, from: usize, out: &mut [u8]) -> Option<()> {
+        if i >= self.count {
+            return None;
+        }
+        out.copy_from_slice(head.get(from..self.header_len())?);
+        let payload_len = self.payload(i).1;
+        let (l3, l4) = (usize::from(self.p.l3_off) - from, usize::from(self.p.l4_off) - from);
         let len = out.len() - l3 + payload_len;
-        write_ip(&mut out[l3..usize::from(self.p.l4_off)], self.p.addrs.is_v6(), len, i);
+        write_ip(&mut out[l3..l4], self.p.addrs.is_v6(), len, i);
+        self.transport(&mut out[l4..], i, payload_len, payload);
+        Some(())
     }
 
-    fn transport(&self, out: &mut [u8], i: usize, payload_len: usize, payload: u16) {
+    fn transport(&self, l4: &mut [u8], i: usize, payload_len: usize, payload: u16) {
         let p = &self.p;
-        let l4 = &mut out[usize::from(p.l4_off)..];
         let len = l4.len() + payload_len;
         if p.proto == proto::TCP {
             let seq = be32(l4, 4).wrapping_add((i * usize::from(self.size.get())) as u32);
@@ -161,14 +223,9 @@ impl Segmenter {
         if self.no_checksum {
             return;
         }
-        let pseudo = match p.addrs {
-            Addrs::V4 { src, dst } => pseudo_v4(src, dst, p.proto, len as u32),
-            Addrs::V6 { src, dst } => pseudo_v6(src, dst, p.proto, len as u32),
-            Addrs::None => 0,
-        };
         let at = csum_at(p);
         l4[at..at + 2].fill(0);
-        let field = !behind(pseudo, l4, payload);
+        let field = !behind(p.pseudo_sum(len), l4, payload);
         let field = if p.proto == proto::UDP { not_zero(field) } else { field };
         l4[at..at + 2].copy_from_slice(&field.to_be_bytes());
     }
@@ -186,13 +243,13 @@ pub const fn wire_l3_len(p: &Parsed, gso: Gso) -> usize {
 
 /// Where the checksum lies in the transport header.
 #[inline]
-const fn csum_at(p: &Parsed) -> usize {
+pub(crate) const fn csum_at(p: &Parsed) -> usize {
     if p.proto == proto::TCP { 16 } else { 6 }
 }
 
 /// Writes the length of an IP header (`header`, with options or extension headers) and, for IPv4, its identification
 /// and checksum. `len` is that of the whole IP packet.
-fn write_ip(header: &mut [u8], v6: bool, len: usize, i: usize) {
+pub(crate) fn write_ip(header: &mut [u8], v6: bool, len: usize, i: usize) {
     if v6 {
         header[4..6].copy_from_slice(&((len - ipv6::IPV6_LEN) as u16).to_be_bytes());
         return;
@@ -205,7 +262,13 @@ fn write_ip(header: &mut [u8], v6: bool, len: usize, i: usize) {
     header[10..12].copy_from_slice(&checksum.to_be_bytes());
 }
 
-fn check_kind(head: &[u8], p: &Parsed, gso: Gso) -> Result<(), GsoError> {
+/// Whether a frame is what its GSO type says and may be cut: the family and protocol; whole; neither SYN nor RST, which no
+/// sender segments and which would open as many connections as there are segments; not source-routed; a UDP datagram
+/// that fills its packet. `head` starts with the frame that `p` describes.
+///
+/// # Errors
+/// [`GsoError::NotGso`], [`GsoError::Mismatch`].
+pub fn check_kind(head: &[u8], p: &Parsed, gso: Gso) -> Result<(), GsoError> {
     let fits = match gso {
         Gso::None => return Err(GsoError::NotGso),
         Gso::Tcp4 { .. } => p.proto == proto::TCP && !p.addrs.is_v6(),
@@ -241,7 +304,8 @@ fn check_csum(p: &Parsed, csum: Csum) -> Result<(), GsoError> {
 }
 
 /// The sum over a pseudo-header, headers of even length, and the payload behind them whose own sum is known.
-fn behind(pseudo: u32, headers: &[u8], payload: u16) -> u16 {
+#[inline]
+pub(crate) fn behind(pseudo: u32, headers: &[u8], payload: u16) -> u16 {
     fold(pseudo + sum(headers) + u32::from(payload))
 }
 

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::buf::Meta;
-use crate::checksum::complete;
+use crate::checksum::{complete, pseudo_v4, pseudo_v6};
 use crate::id::{Mac, Vni};
 use crate::parse::{Verdict, parse, transport_ok};
 use crate::testing::{FrameSpec, Ip, Transport, VecBuf, gso_spec, mutated, segmented};

@@ -16,6 +16,7 @@ pub use verify::{Verdict, transport_ok};
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::checksum::{pseudo_v4, pseudo_v6};
 use crate::wire::ethernet::{ETHERNET_LEN, VLAN_LEN};
 use crate::wire::{Arp, EtherType, Icmpv4Type, Icmpv6Type, TcpFlags, be16, proto};
 
@@ -192,6 +193,29 @@ impl Parsed {
     #[inline]
     pub const fn l4_len(&self) -> usize {
         self.frame_len() - self.l4_off as usize
+    }
+
+    /// The sum over the pseudo-header for `len` bytes of transport header and payload (RFC 9293 section 3.1, RFC 8200 section
+    /// 8.1), as a partial checksum stores it once it is folded. 0 for what is not IP.
+    #[inline]
+    pub fn pseudo_sum(&self, len: usize) -> u32 {
+        match self.addrs {
+            Addrs::V4 { src, dst } => pseudo_v4(src, dst, self.proto, len as u32),
+            Addrs::V6 { src, dst } => pseudo_v6(src, dst, self.proto, len as u32),
+            Addrs::None => 0,
+        }
+    }
+
+    /// Where the internet checksum lies in this packet's transport header, from the header's start. `None`: its protocol has
+    /// none over the pseudo-header, or the packet is a fragment.
+    #[inline]
+    pub const fn csum_offset(&self) -> Option<u16> {
+        match self.proto {
+            _ if self.fragment.is_some() => None,
+            proto::TCP => Some(16),
+            proto::UDP => Some(6),
+            _ => None,
+        }
     }
 
     /// Differentiated services code point.

@@ -5,11 +5,12 @@ use crate::buf::{Csum, Gso, Meta, PacketBuf};
 use crate::build::{Answer, IcmpError, arp_reply, echo_reply, icmp_error, may_answer, neighbour_advertisement};
 use crate::build::{decrement_ttl, set_tos};
 use crate::checksum::complete;
-use crate::gro::Merge;
+use crate::gro::{Merge, Segment};
 use crate::gso::{MAX_HEADERS, Segmenter};
 use crate::id::Mac;
-use crate::parse::{Kind, Parsed, Verdict, parse, transport_ok};
-use crate::wire::Ipv4;
+use crate::parse::{Kind, Parsed, Verdict, parse, parse_at, transport_ok};
+use crate::wire::vxlan::VXLAN_LEN;
+use crate::wire::{Ipv4, proto};
 
 /// Makes an IPv4 header's checksum right, which chance hardly does, so that what lies behind it is reached.
 fn seal(frame: &mut [u8], l2: usize) {
@@ -133,17 +134,18 @@ pub fn gro(data: &[u8]) {
     let (mut a, mut b) = (a.to_vec(), b.to_vec());
     seal(&mut a, 0);
     seal(&mut b, 0);
-    let (Ok(mut p), Ok(q)) = (parse(&a, a.len()), parse(&b, b.len())) else { return };
-    let (a, b) = (&a[..p.frame_len()], &b[..q.frame_len()]);
     let meta = Meta { csum: Csum::Good, ..Meta::default() };
-    let Some(mut m) = Merge::start(a, &p, &meta) else { return };
-    if m.push((a, &p, &meta), (b, &q, &meta)).is_err() {
+    let [a, b] = [a, b].map(|f| VecBuf::new(&f).with_meta(meta));
+    let (Some(s), Some(t)) = (Segment::read(&a), Segment::read(&b)) else { return };
+    let Some(mut m) = Merge::start(a.head(), &s) else { return };
+    if m.push(&a, &b, &t).is_err() {
         return;
     }
+    let (a, b) = (&a.head()[..s.frame_len()], &b.head()[..t.frame_len()]);
     let mut buf = VecBuf::new(a).with_meta(meta);
-    buf.push_segment(&b[usize::from(q.payload_off)..]);
-    assert!(m.finish(&mut buf, &mut p));
-    assert_eq!(parse(buf.head(), buf.len()), Ok(p));
+    buf.push_segment(&b[t.headers()..]);
+    assert!(m.finish(&mut buf));
+    assert!(parse(buf.head(), buf.len()).is_ok_and(|p| p.frame_len() == buf.len()));
     let s = Segmenter::new(&buf).expect("what was merged can be cut");
     assert_eq!(s.segments(), 2);
     for (i, want) in [a, b].into_iter().enumerate() {
@@ -155,17 +157,24 @@ pub fn gro(data: &[u8]) {
 /// Without what a merge may change: the identification of unfragmentable packets, and the checksums, which the input claims to be
 /// right without being asked.
 fn canonical(frame: &[u8]) -> Vec<u8> {
-    let p = parse(frame, frame.len()).expect("it parsed before");
     let mut f = frame.to_vec();
-    let (l3, l4) = (usize::from(p.l3_off), usize::from(p.l4_off));
-    if !p.addrs.is_v6() {
-        f[l3 + 10..l3 + 12].fill(0);
-        if p.df {
-            f[l3 + 4..l3 + 6].fill(0);
+    let mut l2 = 0;
+    loop {
+        let p = parse_at(frame, l2, frame.len()).expect("it parsed before");
+        let (l3, l4) = (usize::from(p.l3_off), usize::from(p.l4_off));
+        if !p.addrs.is_v6() {
+            f[l3 + 10..l3 + 12].fill(0);
+            if p.df {
+                f[l3 + 4..l3 + 6].fill(0);
+            }
         }
+        if p.proto == proto::TCP {
+            f[l4 + 16..l4 + 18].fill(0);
+            return f;
+        }
+        f[l4 + 6..l4 + 8].fill(0);
+        l2 = usize::from(p.payload_off) + VXLAN_LEN;
     }
-    f[l4 + 16..l4 + 18].fill(0);
-    f
 }
 
 #[cfg(test)]
