@@ -1,6 +1,8 @@
 //! What one worker's packet path asks of the world. The root package implements it over ports and queues, the
 //! simulator over vectors.
 
+use std::net::IpAddr;
+
 use podplane_packet::buf::PacketBuf;
 use podplane_packet::id::{PortId, WorkerId};
 
@@ -36,6 +38,13 @@ pub trait Env {
     /// # Errors
     /// The queue is full; the packet comes back.
     fn hand_over(&mut self, to: WorkerId, buf: Self::Buf) -> Result<(), Self::Buf>;
+
+    /// Asks for the MAC of a neighbour on the uplink's own network, which comes with a later snapshot. The question may
+    /// be lost and is asked again, at most once a second for each waiting neighbour. A world without neighbours to ask
+    /// for need not do anything.
+    fn resolve(&mut self, address: IpAddr) {
+        let _ = address;
+    }
 
     /// Sends a message about half-entries to another worker, in order with all earlier ones to it.
     ///

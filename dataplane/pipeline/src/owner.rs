@@ -39,7 +39,7 @@ pub(crate) fn owner(snap: &Snapshot, arrival: Arrival, dst: IpAddr, embedded_src
     match snap.route(dst) {
         Some(NextHop::Local(port)) => home(snap, port),
         Some(NextHop::Host | NextHop::Gateway) => home(snap, PortId::HOST),
-        Some(NextHop::Vtep(_) | NextHop::Blackhole) | None => spread(snap, dst),
+        _ => spread(snap, dst),
     }
 }
 

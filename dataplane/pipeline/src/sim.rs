@@ -44,6 +44,8 @@ pub struct SimConfig {
     pub half_queue: usize,
     /// Packets that a queue between two workers holds.
     pub hand_over_queue: usize,
+    /// Ports that have counters of their own; adding them all up is most of what [`Sim::conserved`] costs.
+    pub counted_ports: usize,
 }
 
 impl Default for SimConfig {
@@ -58,6 +60,7 @@ impl Default for SimConfig {
             pod_mtu: 1430,
             half_queue: 1024,
             hand_over_queue: 1024,
+            counted_ports: 64,
         }
     }
 }
@@ -339,6 +342,11 @@ impl Sim {
         self.nodes.iter().flat_map(|n| &n.engines).map(|e| e.gauges().flows).sum()
     }
 
+    /// Fragments held in the whole cluster.
+    pub fn held(&self) -> usize {
+        self.nodes.iter().flat_map(|n| &n.engines).map(|e| e.gauges().held_fragments).sum()
+    }
+
     /// Whether every packet is accounted for: what came in or was made left, was dropped by name, was replaced by its
     /// fragments, or is held.
     ///
@@ -370,7 +378,7 @@ impl SimNode {
     fn new(n: u8, sim: &SimConfig) -> SimNode {
         let config = node_config(n, sim);
         let snapshot = Arc::new(Snapshot::compile(&config, None).expect("the simulator's configuration"));
-        let counters: Vec<Arc<WorkerCounters>> = (0..sim.workers).map(|_| Arc::new(WorkerCounters::new(64))).collect();
+        let counters: Vec<_> = (0..sim.workers).map(|_| Arc::new(WorkerCounters::new(sim.counted_ports))).collect();
         let engine = |w: u8| {
             Engine::new(EngineConfig {
                 worker: WorkerId(w),
@@ -501,7 +509,12 @@ fn node_config(n: u8, sim: &SimConfig) -> SnapshotConfig {
             pod_cidrs: pod_cidrs(n),
             vni: Vni::try_from(4242).unwrap_or_else(|e| unreachable!("{e}")),
             pod_mtu: sim.pod_mtu,
+            service_cidrs: Vec::new(),
+            no_masquerade: Vec::new(),
+            masquerade: None,
+            cluster_seed: [5, 6],
         }),
         peers: (0..sim.nodes).filter(|p| *p != n).map(peer).collect(),
+        ..SnapshotConfig::default()
     }
 }

@@ -5,6 +5,7 @@
 
 mod compile;
 mod config;
+pub mod services;
 #[cfg(test)]
 pub(crate) mod testing;
 mod vtep;

@@ -40,6 +40,7 @@ impl Base {
             ports: vec![(PortId::UPLINK, entry(PortClass::Uplink)), (PortId::HOST, entry(PortClass::Host))],
             local: None,
             peers: Vec::new(),
+            ..SnapshotConfig::default()
         }
     }
 
@@ -58,6 +59,10 @@ impl Base {
             pod_cidrs: local.pod_cidrs.iter().map(prefix).collect(),
             vni: local.vni,
             pod_mtu: local.pod_mtu,
+            service_cidrs: Vec::new(),
+            no_masquerade: Vec::new(),
+            masquerade: None,
+            cluster_seed: [0; 2],
         });
         let peer = |peer: &podplane_config::valid::Peer| PeerConfig {
             vtep: peer.vtep,

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use podplane_packet::id::PortId;
 
 use crate::VtepIndex;
+use crate::fib::NeighbourIndex;
 use crate::flow::siphash13;
 
 /// Whether a cached verdict may be used.
@@ -27,11 +28,12 @@ pub enum Validity {
 /// How many cells remote addresses share by hash.
 pub const ADDRESS_CELLS: usize = 4096;
 
-/// The generation that changed each port, VTEP and hashed address last. Written by control alone; read by all workers.
+/// The generation that changed each port, VTEP, neighbour and hashed address last. Written by control alone; read by all workers.
 #[derive(Debug)]
 pub struct ChangedCells {
     ports: Box<[AtomicU32]>,
     vteps: Box<[AtomicU32]>,
+    neighbours: Box<[AtomicU32]>,
     addresses: Box<[AtomicU32]>,
     seed: [u64; 2],
 }
@@ -40,7 +42,13 @@ impl ChangedCells {
     /// Nothing changed yet. `seed` keeps others from choosing addresses that share one cell.
     pub fn new(seed: [u64; 2]) -> Self {
         let cells = |n: usize| (0..n).map(|_| AtomicU32::new(0)).collect();
-        ChangedCells { ports: cells(PortId::MAX), vteps: cells(VtepIndex::MAX), addresses: cells(ADDRESS_CELLS), seed }
+        ChangedCells {
+            ports: cells(PortId::MAX),
+            vteps: cells(VtepIndex::MAX),
+            neighbours: cells(NeighbourIndex::MAX),
+            addresses: cells(ADDRESS_CELLS),
+            seed,
+        }
     }
 
     /// Control: port `port` changes with `generation`.
@@ -51,6 +59,12 @@ impl ChangedCells {
     /// Control: the VTEP changes with `generation`.
     pub fn stamp_vtep(&self, vtep: VtepIndex, generation: u32) {
         stamp(&self.vteps, vtep.index(), generation);
+    }
+
+    /// Control: the index stands for another neighbour from `generation` on. (Another MAC of the same neighbour changes
+    /// no verdict.)
+    pub fn stamp_neighbour(&self, neighbour: NeighbourIndex, generation: u32) {
+        stamp(&self.neighbours, neighbour.index(), generation);
     }
 
     /// Control: what is known of an address changes with `generation`.
@@ -76,6 +90,13 @@ impl ChangedCells {
     #[inline]
     pub fn vtep(&self, vtep: VtepIndex) -> u32 {
         self.vteps.get(vtep.index()).map_or(u32::MAX, |c| c.load(Ordering::Relaxed))
+    }
+
+    /// The generation that gave a neighbour's index to another one last; "always" for an index that no neighbour can
+    /// have.
+    #[inline]
+    pub fn neighbour(&self, neighbour: NeighbourIndex) -> u32 {
+        self.neighbours.get(neighbour.index()).map_or(u32::MAX, |c| c.load(Ordering::Relaxed))
     }
 
     /// The generation that changed an address's cell last.

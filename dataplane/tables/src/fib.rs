@@ -17,19 +17,52 @@ use crate::VtepIndex;
 use hosts::Hosts;
 use trie::Trie;
 
+/// Index of a next hop outside the cluster, given by control; reused after the neighbour is gone (see
+/// [`crate::changed`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NeighbourIndex(pub u16);
+
+impl NeighbourIndex {
+    /// How many neighbours a node can have.
+    pub const MAX: usize = 16 * 1024;
+
+    /// The index as tables want it.
+    #[inline]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// Where packets to an address go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NextHop {
     /// A pod of this node.
     Local(PortId),
-    /// A pod or address of a peer node.
+    /// A pod of a peer node.
     Vtep(VtepIndex),
+    /// A peer node itself.
+    Node(VtepIndex),
     /// The gateway address itself, which answers echo.
     Gateway,
     /// The node's own network stack.
     Host,
     /// Nobody: ours to answer for, but not in use.
     Blackhole,
+    /// The world outside the cluster, by a gateway.
+    Outside(NeighbourIndex),
+    /// The world outside the cluster, on the uplink's own network: the destination is the neighbour.
+    OnLink,
+}
+
+impl NextHop {
+    /// The peer node that a pod's or a node's address belongs to.
+    #[inline]
+    pub const fn peer(self) -> Option<VtepIndex> {
+        match self {
+            NextHop::Vtep(vtep) | NextHop::Node(vtep) => Some(vtep),
+            _ => None,
+        }
+    }
 }
 
 /// Why a forwarding table cannot be built.
@@ -57,6 +90,9 @@ impl Code {
             NextHop::Gateway => 3 << 16,
             NextHop::Host => 4 << 16,
             NextHop::Blackhole => 5 << 16,
+            NextHop::Node(vtep) => 6 << 16 | vtep.0 as u32,
+            NextHop::Outside(neighbour) => 7 << 16 | neighbour.0 as u32,
+            NextHop::OnLink => 8 << 16,
         })
     }
 
@@ -68,6 +104,9 @@ impl Code {
             3 => Some(NextHop::Gateway),
             4 => Some(NextHop::Host),
             5 => Some(NextHop::Blackhole),
+            6 => Some(NextHop::Node(VtepIndex(self.0 as u16))),
+            7 => Some(NextHop::Outside(NeighbourIndex(self.0 as u16))),
+            8 => Some(NextHop::OnLink),
             _ => None,
         }
     }

@@ -79,7 +79,7 @@ fn examine<B: PacketBuf>(snap: &Snapshot, p: &Pkt<B>) -> Result<Inner, DropReaso
     let bytes = p.buf.head().get(vxlan..).ok_or(DropReason::VxlanBadHeader)?;
     let header = Vxlan::new(bytes).map_err(|_| DropReason::VxlanBadHeader)?;
     let vtep = match snap.route(p.ctx.ip.src) {
-        Some(NextHop::Vtep(v)) if snap.vtep(v).is_some_and(|entry| entry.addr == p.ctx.ip.src) => v,
+        Some(NextHop::Node(v)) if snap.vtep(v).is_some_and(|entry| entry.addr == p.ctx.ip.src) => v,
         _ => return Err(DropReason::VxlanUnknownPeer),
     };
     if header.vni() != local.vni {
@@ -94,7 +94,7 @@ fn examine<B: PacketBuf>(snap: &Snapshot, p: &Pkt<B>) -> Result<Inner, DropReaso
     }
     let at = vxlan + 8;
     let (ip, l4) = headers::read(&p.buf, at + ETH_LEN)?;
-    if snap.route(ip.src) != Some(NextHop::Vtep(vtep)) {
+    if snap.route(ip.src).and_then(NextHop::peer) != Some(vtep) {
         return Err(DropReason::VxlanInnerSource);
     }
     let tos = ecn::decapsulate(ip.tos, p.ctx.ip.tos).ok_or(DropReason::EcnIllegal)?;

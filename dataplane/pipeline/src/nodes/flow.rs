@@ -87,7 +87,7 @@ where
             half.generation = w.snap.generation();
             // Who sends in this direction, by the FIB: an ICMP error that is the first to come may be from anybody.
             half.vtep = match (half.verdict.action, w.snap.route(key.src.ip())) {
-                (Action::Encap(vtep), _) | (_, Some(NextHop::Vtep(vtep))) => Some(vtep),
+                (Action::Encap(vtep), _) | (_, Some(NextHop::Vtep(vtep) | NextHop::Node(vtep))) => Some(vtep),
                 _ => None,
             };
             if part.table.replace(slot, &half, quota).is_err() {
@@ -134,10 +134,10 @@ fn rejudge(snap: &Snapshot, before: Action, dst: IpAddr, ctx: &Ctx) -> Action {
     match snap.route(dst) {
         Some(NextHop::Local(port)) => Action::Forward(port),
         Some(NextHop::Host) => Action::Forward(PortId::HOST),
-        Some(NextHop::Vtep(_)) if via_tunnel => drop(DropReason::VxlanNotLocal),
-        Some(NextHop::Vtep(vtep)) => Action::Encap(vtep),
+        Some(NextHop::Vtep(_) | NextHop::Node(_)) if via_tunnel => drop(DropReason::VxlanNotLocal),
+        Some(NextHop::Vtep(vtep) | NextHop::Node(vtep)) => Action::Encap(vtep),
         Some(NextHop::Blackhole | NextHop::Gateway) => drop(DropReason::NoSuchPod),
         None if before == Action::Forward(PortId::HOST) => before,
-        None => drop(DropReason::NoRoute),
+        _ => drop(DropReason::NoRoute),
     }
 }

@@ -37,7 +37,7 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
             Some(entry) => (w.st.pmtu.of(vtep, entry, w.now), NodeId::Encap),
             None => return Next::Drop(DropReason::PortDown),
         },
-        Action::Drop(_) => return Next::Drop(DropReason::PortDown),
+        Action::Enter(_) | Action::Outside(_) | Action::Drop(_) => return Next::Drop(DropReason::PortDown),
     };
     let next = match fit(p, limit) {
         Fit::Whole => way,

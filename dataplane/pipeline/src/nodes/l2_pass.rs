@@ -46,5 +46,5 @@ fn is_vxlan_to_peer<B: PacketBuf>(snap: &Snapshot, p: &Pkt<B>) -> bool {
     ip.proto == UDP
         && ip.frag.is_none()
         && l4.dport == VXLAN_PORT
-        && matches!(snap.route(ip.dst), Some(NextHop::Vtep(v)) if snap.vtep(v).is_some_and(|peer| peer.addr == ip.dst))
+        && matches!(snap.route(ip.dst), Some(NextHop::Node(v)) if snap.vtep(v).is_some_and(|peer| peer.addr == ip.dst))
 }

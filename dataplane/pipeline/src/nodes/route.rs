@@ -24,19 +24,21 @@ pub(crate) const NODE: Node = Node {
 pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
     // The node's own stack speaks for itself and for strangers. It may forward what the underlay brought, and what is
     // ours or a peer's comes to us by no such way.
-    let taken = |hop| matches!(hop, NextHop::Local(_) | NextHop::Vtep(_) | NextHop::Blackhole);
+    let taken = |hop| matches!(hop, NextHop::Local(_) | NextHop::Vtep(_) | NextHop::Node(_) | NextHop::Blackhole);
     if p.ctx.class == PortClass::Host && w.snap.route(p.ctx.ip.src).is_some_and(taken) {
         return Next::Drop(DropReason::SpoofedFromHost);
     }
     p.ctx.out = match w.snap.route(p.ctx.ip.dst) {
         Some(NextHop::Local(port)) => Action::Forward(port),
         Some(NextHop::Host) => Action::Forward(PortId::HOST),
-        Some(NextHop::Vtep(_)) if p.ctx.class == PortClass::Uplink => return Next::Drop(DropReason::VxlanNotLocal),
-        Some(NextHop::Vtep(vtep)) => Action::Encap(vtep),
+        Some(NextHop::Vtep(_) | NextHop::Node(_)) if p.ctx.class == PortClass::Uplink => {
+            return Next::Drop(DropReason::VxlanNotLocal);
+        }
+        Some(NextHop::Vtep(vtep) | NextHop::Node(vtep)) => Action::Encap(vtep),
         Some(NextHop::Gateway) => return Next::Drop(DropReason::GatewayNoService),
         Some(NextHop::Blackhole) => return complain(p, Complaint::NoSuchPod),
-        None if p.ctx.class == PortClass::Uplink => return Next::Drop(DropReason::VxlanNotLocal),
-        None => return complain(p, Complaint::NoRoute),
+        _ if p.ctx.class == PortClass::Uplink => return Next::Drop(DropReason::VxlanNotLocal),
+        _ => return complain(p, Complaint::NoRoute),
     };
     if p.ctx.out == Action::Forward(p.ctx.via.port) {
         return Next::Drop(DropReason::Hairpin);

@@ -88,7 +88,7 @@ fn our_network<B: PacketBuf>(p: &Pkt<B>, local: &Local) -> bool {
 
 /// Lowers the MTU of a peer, here and at the other workers.
 fn learn<E: Env>(w: &mut World<'_, E>, peer: IpAddr, path_mtu: u32) {
-    let Some(NextHop::Vtep(vtep)) = w.snap.route(peer) else { return };
+    let Some(NextHop::Node(vtep)) = w.snap.route(peer) else { return };
     let Some(entry) = w.snap.vtep(vtep).filter(|v| v.addr == peer) else { return };
     let Some(mtu) = entry.lowered_to(path_mtu) else { return };
     let since = entry.since;

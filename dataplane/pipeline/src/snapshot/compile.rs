@@ -153,9 +153,9 @@ fn compile_peers(
         if peer.vtep.is_ipv4() != local.vtep.is_ipv4() {
             return Err(SnapshotError::VtepFamily(peer.vtep, local.vtep));
         }
-        routes.host(peer.vtep, NextHop::Vtep(id))?;
+        routes.host(peer.vtep, NextHop::Node(id))?;
         for &address in peer.addresses.iter().filter(|a| **a != peer.vtep) {
-            routes.host(address, NextHop::Vtep(id))?;
+            routes.host(address, NextHop::Node(id))?;
         }
         for &prefix in &peer.pod_cidrs {
             routes.pod_range(prefix, NextHop::Vtep(id))?;

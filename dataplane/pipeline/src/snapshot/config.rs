@@ -8,6 +8,7 @@ use thiserror::Error;
 use podplane_tables::VtepIndex;
 
 use super::MIN_MTU;
+use super::services::{Backend, Masquerade, OutsideConfig, Protocol, ServiceId, ServiceMap};
 
 /// What a port leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +63,14 @@ pub struct LocalConfig {
     pub vni: Vni,
     /// The pods' MTU in bytes.
     pub pod_mtu: u16,
+    /// The ranges of ClusterIPs: what no Service has is dropped.
+    pub service_cidrs: Vec<Prefix>,
+    /// Where pods go under their own addresses, beside pods, nodes and Services.
+    pub no_masquerade: Vec<Prefix>,
+    /// What is given to that which leaves the cluster. `None`: nothing leaves.
+    pub masquerade: Option<Masquerade>,
+    /// The key of Maglev's hashes, alike on all nodes.
+    pub cluster_seed: [u64; 2],
 }
 
 /// Another node, as control wants it.
@@ -90,6 +99,10 @@ pub struct SnapshotConfig {
     pub local: Option<LocalConfig>,
     /// The other nodes.
     pub peers: Vec<PeerConfig>,
+    /// All Services.
+    pub services: ServiceMap,
+    /// The world outside the cluster.
+    pub outside: OutsideConfig,
 }
 
 /// Why a configuration cannot be compiled.
@@ -140,4 +153,22 @@ pub enum SnapshotError {
     /// More peers than [`VtepIndex::MAX`].
     #[error("more than {max} peers", max = VtepIndex::MAX)]
     TooManyPeers,
+    /// Two Services with one frontend.
+    #[error("{0} port {1}/{2:?} is claimed by {3:?} and by {4:?}; the agent must have settled that before")]
+    FrontendTwice(IpAddr, u16, Protocol, ServiceId, ServiceId),
+    /// A frontend that no packet may be sent to, with port 0, or that names a set of another family or none at all.
+    #[error("{0:?}: the frontend {1} port {2} is no unicast address, has no port, or names no set of its family")]
+    FrontendInvalid(ServiceId, IpAddr, u16),
+    /// A backend that no packet may be sent to (loopback, link-local: CVE-2021-25740), or without a port.
+    #[error("{0:?}: the backend {address} port {port} is no unicast address beyond the link, or has no port", address = .1.address, port = .1.port)]
+    BackendInvalid(ServiceId, Backend),
+    /// A set that is empty, not sorted, has duplicates, mixes families, or is too large.
+    #[error("{0:?}: set {1} is empty, unsorted, of two families or of more than 65535 backends")]
+    SetInvalid(ServiceId, usize),
+    /// The masquerade addresses or ports cannot be used.
+    #[error("masquerade: at most one address a family, each one of the node's, and ports from 1024 on, first not above last")]
+    MasqueradeInvalid,
+    /// A route of the world outside that has no neighbour, or too many neighbours.
+    #[error("outside: the gateway {0} is not among the neighbours, or there are more than {max} of them", max = podplane_tables::fib::NeighbourIndex::MAX)]
+    Neighbour(IpAddr),
 }

@@ -37,7 +37,12 @@ pub(crate) fn config(workers: u8) -> SnapshotConfig {
             pod_cidrs: vec![Prefix { addr: [10, 244, 1, 0].into(), len: 24 }],
             vni: Vni::try_from(7).unwrap_or_else(|e| unreachable!("{e}")),
             pod_mtu: 1450,
+            service_cidrs: Vec::new(),
+            no_masquerade: Vec::new(),
+            masquerade: None,
+            cluster_seed: [5, 6],
         }),
         peers: Vec::new(),
+        ..SnapshotConfig::default()
     }
 }

@@ -79,6 +79,10 @@ impl Bare {
                 pod_cidrs: vec![Prefix { addr: [10, 0, 0, 0].into(), len: 24 }],
                 vni: Vni::try_from(1).expect("a VNI"),
                 pod_mtu: 1450,
+                service_cidrs: Vec::new(),
+                no_masquerade: Vec::new(),
+                masquerade: None,
+                cluster_seed: [5, 6],
             }),
             peers: vec![PeerConfig {
                 vtep: [192, 0, 2, 2].into(),
@@ -86,6 +90,7 @@ impl Bare {
                 pod_cidrs: vec![Prefix { addr: [10, 0, 1, 0].into(), len: 24 }],
                 next_hop: Some(Mac([2, 0, 0, 0, 0, 9])),
             }],
+            ..SnapshotConfig::default()
         };
         let engine = Engine::new(EngineConfig {
             worker: WorkerId(0),

@@ -8,6 +8,7 @@ use podplane_packet::id::{PortId, WorkerId};
 use super::key::{Addr, Key};
 use super::verdict::{Action, Flags, Rewrite, TimeoutClass, Verdict};
 use crate::changed::{ChangedCells, Validity};
+use crate::fib::NeighbourIndex;
 use crate::{Millis, VtepIndex};
 
 /// The place of an entry in its table's pool. Meaningless in another table; may be reused after the entry was freed,
@@ -87,6 +88,8 @@ pub(super) const RETIRED: u32 = 0x5245_5449;
 const NO_VTEP: u16 = u16::MAX;
 const FORWARD: u8 = 1;
 const ENCAP: u8 = 2;
+const ENTER: u8 = 3;
+const OUTSIDE: u8 = 4;
 
 /// A half-entry in its table: one cache line (IPv4), or two of which hits without translation read the first (IPv6).
 /// Integers only, so that any contents of the memory are some value.
@@ -145,6 +148,8 @@ impl<A: Addr> Entry<A> {
         match self.action {
             FORWARD => Action::Forward(PortId(self.arg)),
             ENCAP => Action::Encap(VtepIndex(self.arg)),
+            ENTER => Action::Enter(VtepIndex(self.arg)),
+            OUTSIDE => Action::Outside(NeighbourIndex(self.arg)),
             _ => Action::Drop(self.arg as u8),
         }
     }
@@ -244,7 +249,7 @@ impl<A: Addr> Entry<A> {
     }
 
     /// Whether the entry may be used under the snapshot of this generation ([`ChangedCells::judge`]): it depends on
-    /// its local port, the port or VTEP it leads to, its VTEP, and all addresses of both tuples.
+    /// its local port, the port, VTEP or neighbour it leads to, its VTEP, and all addresses of both tuples.
     #[inline]
     pub fn validity(&self, generation: u32, cells: &ChangedCells) -> Validity {
         if self.generation == generation {
@@ -259,7 +264,8 @@ impl<A: Addr> Entry<A> {
             cells.port(self.local_port()).max(cells.address(self.key.src.ip())).max(cells.address(self.key.dst.ip()));
         match self.action() {
             Action::Forward(port) => newest = newest.max(cells.port(port)),
-            Action::Encap(vtep) => newest = newest.max(cells.vtep(vtep)),
+            Action::Encap(vtep) | Action::Enter(vtep) => newest = newest.max(cells.vtep(vtep)),
+            Action::Outside(neighbour) => newest = newest.max(cells.neighbour(neighbour)),
             Action::Drop(_) => {}
         }
         if let Some(vtep) = self.vtep() {
@@ -296,6 +302,8 @@ impl<A: Addr> Entry<A> {
         (self.action, self.arg) = match half.verdict.action {
             Action::Forward(port) => (FORWARD, port.0),
             Action::Encap(vtep) => (ENCAP, vtep.0),
+            Action::Enter(vtep) => (ENTER, vtep.0),
+            Action::Outside(neighbour) => (OUTSIDE, neighbour.0),
             Action::Drop(reason) => (0, u16::from(reason)),
         };
         self.class = half.class as u8;

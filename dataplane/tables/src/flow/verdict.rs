@@ -3,6 +3,7 @@
 use podplane_packet::id::PortId;
 
 use crate::VtepIndex;
+use crate::fib::NeighbourIndex;
 
 /// What happens to a packet of the flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -11,6 +12,10 @@ pub enum Action {
     Forward(PortId),
     /// It is encapsulated to a peer.
     Encap(VtepIndex),
+    /// It is encapsulated to a peer in the entry network (VNI + 1), in which sources are clients outside the cluster.
+    Enter(VtepIndex),
+    /// It leaves plain by the uplink, to a neighbour.
+    Outside(NeighbourIndex),
     /// It is dropped and counted; the number is the pipeline's drop reason.
     Drop(u8),
 }
@@ -63,7 +68,7 @@ impl Flags {
     /// The other direction is known to have been seen.
     pub const PEER_SEEN: Flags = Flags(1 << 8);
     /// The first bit that this crate gives no meaning; the pipeline may use this one and those above.
-    pub const FIRST_FREE_BIT: u32 = 12;
+    pub const FIRST_FREE_BIT: u32 = 9;
 
     /// Whether all of `other` are set.
     #[inline]
