@@ -324,6 +324,7 @@ fn endpoint(lease: &Lease) -> v1::Endpoint {
         port: v1::PortKind::Veth { host_ifname: lease.host_ifname.clone() },
         mac: lease.mac,
         addresses: lease.addresses.clone(),
+        host_ports: Vec::new(),
     }
 }
 

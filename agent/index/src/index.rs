@@ -174,7 +174,7 @@ impl Index {
         set(&mut self.objects, changes, v1::Key::Local, local.map(v1::Object::Local));
         let gone = self.objects.keys().filter(|key| match key {
             v1::Key::Peer(name) => !self.resolved.nodes.contains_key(name),
-            v1::Key::Local | v1::Key::Endpoint(_) => false,
+            v1::Key::Local | v1::Key::Endpoint(_) | v1::Key::Service(_) => false,
         });
         for key in gone.cloned().collect::<Vec<_>>() {
             set(&mut self.objects, changes, key, None);
@@ -199,6 +199,10 @@ impl Index {
             pod_cidrs: facts.pod_cidrs.clone(),
             vni: self.settings.vni,
             pod_mtu,
+            service_cidrs: Vec::new(),
+            no_masquerade: Vec::new(),
+            masquerade: None,
+            cluster_seed: [0; 2],
         })
     }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use podplane_config::link::{self, AgentLink, Facts, LinkError};
-use podplane_config::v1::{FromDataplane, Key, Object, ToDataplane};
+use podplane_config::v1::{self, FromDataplane, Key, ToDataplane};
 use podplane_index::Changes;
 use podplane_shm_ring::ring::PushError;
 use tokio::io::Interest;
@@ -213,7 +213,7 @@ impl Publisher {
 
     async fn send_whole(&mut self, line: &mut Line, uplink_mtu: u16) -> Result<Option<Underway>, LinkError> {
         let Some(whole) = self.desired.whole(uplink_mtu) else { return Ok(None) };
-        let changes = whole.objects.into_iter().map(|object| (key_of(&object), Some(object))).collect();
+        let changes = whole.objects.into_iter().map(|object| (object.key(), Some(object))).collect();
         self.send(line, changes, whole.version, true).await.map(Some)
     }
 
@@ -235,7 +235,22 @@ impl Publisher {
         tracing::debug!(generation, full, changes = changes.len(), "sending");
         line.push(&ToDataplane::Begin { generation, full }).await?;
         for (key, object) in changes {
-            line.push(&object.map_or(ToDataplane::Delete(key), ToDataplane::Upsert)).await?;
+            let Some(object) = object else {
+                line.push(&ToDataplane::Delete(key)).await?;
+                continue;
+            };
+            match v1::upsert(object) {
+                Ok(messages) => {
+                    for message in &messages {
+                        line.push(message).await?;
+                    }
+                }
+                // The index refuses such Services by name; without one the dataplane must not go on by an old word.
+                Err(e) => {
+                    tracing::error!(?key, reason = %e, "cannot be told to the dataplane");
+                    line.push(&ToDataplane::Delete(key)).await?;
+                }
+            }
         }
         line.push(&ToDataplane::Commit { generation }).await?;
         self.progress.send_modify(|progress| progress.sent = generation);
@@ -276,14 +291,6 @@ impl Publisher {
             }
         }
         Ok(())
-    }
-}
-
-fn key_of(object: &Object) -> Key {
-    match object {
-        Object::Local(_) => Key::Local,
-        Object::Peer(peer) => Key::Peer(peer.name.clone()),
-        Object::Endpoint(endpoint) => Key::Endpoint(endpoint.id.clone()),
     }
 }
 

@@ -13,6 +13,7 @@ fn endpoint(n: u8) -> Endpoint {
         port: PortKind::Veth { host_ifname: format!("pp{n}") },
         mac: [2, 0, 0, 0, 0, n],
         addresses: vec![format!("10.0.1.{n}").parse().unwrap()],
+        host_ports: Vec::new(),
     }
 }
 

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 /// What can be asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "get", rename_all = "kebab-case")]
 pub enum Question {
     /// Answer: [`Status`].
@@ -22,6 +22,32 @@ pub enum Question {
     Workers,
     /// Answer: [`FlowsSummary`].
     FlowsSummary,
+    /// Answer: a list of [`ServiceHits`], one for each frontend and host port.
+    Services,
+    /// Answer: a list of [`Flow`], those that the filter lets through.
+    Flows {
+        /// Which flows.
+        #[serde(default)]
+        filter: FlowFilter,
+    },
+}
+
+/// Which flows are asked for: those for which all that is given holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FlowFilter {
+    /// One side is this pod, "namespace/name".
+    pub pod: Option<String>,
+    /// They go through this Service, "namespace/name".
+    pub service: Option<String>,
+    /// The other side is behind this node.
+    pub peer: Option<String>,
+    /// The client, the address that it called or the backend is this.
+    pub address: Option<IpAddr>,
+    /// Their [`Flow::state`].
+    pub state: Option<String>,
+    /// The most flows to answer with; 10,000 where not given.
+    pub limit: Option<usize>,
 }
 
 /// The dataplane at one glance.
@@ -258,6 +284,96 @@ pub struct Drop {
     pub packets: u64,
 }
 
+/// One address and port at which a Service's port or a host port is served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceHits {
+    /// "namespace/name" of the Service; of a host port, of its pod.
+    pub service: String,
+    /// The port's name; may be empty.
+    pub port: String,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+    /// What made it.
+    pub kind: FrontendKind,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its port.
+    pub frontend_port: u16,
+    /// New flows that were sent to a backend, by all workers, since the frontend is there.
+    pub hits: u64,
+    /// Backends for traffic from inside; `None`: it is refused or dropped.
+    pub inside: Option<usize>,
+    /// Backends for traffic from outside; `None`: it is refused or dropped.
+    pub outside: Option<usize>,
+}
+
+/// What made a frontend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FrontendKind {
+    /// A ClusterIP.
+    ClusterIp,
+    /// A node port.
+    NodePort,
+    /// A load balancer's address.
+    LoadBalancer,
+    /// An external address.
+    ExternalIp,
+    /// A pod's host port.
+    HostPort,
+}
+
+impl From<crate::v1::FrontendKind> for FrontendKind {
+    fn from(kind: crate::v1::FrontendKind) -> FrontendKind {
+        match kind {
+            crate::v1::FrontendKind::ClusterIp => FrontendKind::ClusterIp,
+            crate::v1::FrontendKind::NodePort => FrontendKind::NodePort,
+            crate::v1::FrontendKind::LoadBalancer => FrontendKind::LoadBalancer,
+            crate::v1::FrontendKind::ExternalIp => FrontendKind::ExternalIp,
+        }
+    }
+}
+
+/// One flow, both directions together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flow {
+    /// `TCP`, `UDP`, `SCTP`, `ICMP`, or the protocol's number.
+    pub protocol: String,
+    /// As the initiator sees it.
+    pub original: Tuple,
+    /// As the responder sees it; the same where nothing is translated.
+    pub translated: Tuple,
+    /// Where it came in: a port's name.
+    pub from: String,
+    /// Where it goes: a port's name.
+    pub to: String,
+    /// The local pods of both sides, "namespace/name"; empty where there is none.
+    pub pods: [String; 2],
+    /// The Service that it goes through, "namespace/name"; empty if none.
+    pub service: String,
+    /// The other node of the tunnel; empty if there is none.
+    pub peer: String,
+    /// Its state, or class of timeout: `syn`, `established`, `udp` and the like, `denied`.
+    pub state: String,
+    /// Milliseconds since its last packet in either direction.
+    pub idle_ms: u64,
+    /// The worker of the initiator's direction.
+    pub worker: u8,
+}
+
+/// Addresses and ports of a packet. For ICMP the port is the echo id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tuple {
+    /// Source address.
+    pub source: IpAddr,
+    /// Source port.
+    pub source_port: u16,
+    /// Destination address.
+    pub destination: IpAddr,
+    /// Destination port.
+    pub destination_port: u16,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -270,6 +386,11 @@ mod tests {
         assert_eq!(ask(r#"{"get":"drops"}"#), Some(Question::Drops));
         assert_eq!(ask(r#"{"get":"workers"}"#), Some(Question::Workers));
         assert_eq!(ask(r#"{"get":"flows-summary"}"#), Some(Question::FlowsSummary));
+        assert_eq!(ask(r#"{"get":"services"}"#), Some(Question::Services));
+        assert_eq!(ask(r#"{"get":"flows"}"#), Some(Question::Flows { filter: FlowFilter::default() }));
+        let filter = FlowFilter { pod: Some("a/b".into()), limit: Some(7), ..FlowFilter::default() };
+        assert_eq!(ask(r#"{"get":"flows","filter":{"pod":"a/b","limit":7}}"#), Some(Question::Flows { filter }));
+        assert_eq!(ask(r#"{"get":"flows","filter":{"pot":"a/b"}}"#), None, "a filter misspelt would show all");
         assert_eq!(ask(r#"{"get":"secrets"}"#), None);
     }
 }

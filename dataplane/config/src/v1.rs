@@ -1,8 +1,11 @@
 //! Raw messages, version 1. Encoded with postcard, one message a ring record.
 //!
-//! A transaction is `Begin`, any number of `Upsert` and `Delete`, `Commit`. It is applied whole or refused whole; the
-//! dataplane answers `Applied` once every worker forwards by it, or `Refused` and keeps what it had. In a `full`
-//! transaction whatever was not upserted is removed.
+//! A transaction is `Begin`, any number of `Upsert`, `Extend` and `Delete`, `Commit`. It is applied whole or refused
+//! whole; the dataplane answers `Applied` once every worker forwards by it, or `Refused` and keeps what it had. In a
+//! `full` transaction whatever was not upserted is removed.
+//!
+//! Kubernetes' words end here: what traffic to an address gets was decided by the agent. [`upsert`] makes the messages
+//! of an object, several where a Service is too large for one.
 
 use std::net::IpAddr;
 
@@ -12,8 +15,9 @@ use serde::{Deserialize, Serialize};
 /// The version of these messages; the handshake compares it.
 pub const API_VERSION: u16 = 1;
 
-/// The longest encoded message, in bytes.
-pub const MAX_MESSAGE: usize = 64 * 1024;
+/// The longest encoded message, in bytes: what one record of the ring takes. One port of a Service, with
+/// [`crate::valid::MAX_BACKENDS_PER_PORT`] backends, fits.
+pub const MAX_MESSAGE: usize = podplane_shm_ring::channel::MAX_RECORD;
 
 /// Agent to dataplane.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +31,8 @@ pub enum ToDataplane {
     },
     /// Creates or replaces one object.
     Upsert(Object),
+    /// More ports of a Service that this transaction has upserted.
+    Extend(Service),
     /// Removes one object; one that is not there is no error.
     Delete(Key),
     /// Closes the transaction.
@@ -73,6 +79,20 @@ pub enum Object {
     Peer(Peer),
     /// A pod's (or other container's) port on this node.
     Endpoint(Endpoint),
+    /// A Service.
+    Service(Service),
+}
+
+impl Object {
+    /// What names it.
+    pub fn key(&self) -> Key {
+        match self {
+            Object::Local(_) => Key::Local,
+            Object::Peer(peer) => Key::Peer(peer.name.clone()),
+            Object::Endpoint(endpoint) => Key::Endpoint(endpoint.id.clone()),
+            Object::Service(service) => Key::Service(service.name.clone()),
+        }
+    }
 }
 
 /// Names an object for removal.
@@ -84,6 +104,8 @@ pub enum Key {
     Peer(String),
     /// An endpoint by identity.
     Endpoint(String),
+    /// A Service by "namespace/name".
+    Service(String),
 }
 
 /// This node.
@@ -102,6 +124,24 @@ pub struct LocalNode {
     pub vni: u32,
     /// The pods' MTU in bytes: the uplink's less the overlay.
     pub pod_mtu: u16,
+    /// Ranges of ClusterIPs: what goes there and is no frontend's is refused or dropped, and never leaves the node.
+    pub service_cidrs: Vec<IpNet>,
+    /// Where pods go under their own address beside pods, nodes and Services: the user's nonMasqueradeCIDRs. The
+    /// pods' ranges, the nodes' addresses and `service_cidrs` are implied.
+    pub no_masquerade: Vec<IpNet>,
+    /// What leaves the cluster gets these addresses and ports. `None`: nothing leaves.
+    pub masquerade: Option<Masquerade>,
+    /// Alike on all nodes: the key of Maglev's hashes, so that all nodes choose alike.
+    pub cluster_seed: [u64; 2],
+}
+
+/// Addresses and ports for what leaves the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Masquerade {
+    /// Own addresses, at most one of each family, at least one. A family without one does not leave.
+    pub addresses: Vec<IpAddr>,
+    /// First and last port, ICMP echo id alike. No frontend and no host port on `addresses` lies within.
+    pub ports: (u16, u16),
 }
 
 /// Another node.
@@ -130,6 +170,139 @@ pub struct Endpoint {
     pub mac: [u8; 6],
     /// The pod's addresses, at most one of each family, at least one.
     pub addresses: Vec<IpAddr>,
+    /// Ports of the node that lead to it.
+    pub host_ports: Vec<HostPort>,
+}
+
+/// A port of the node that leads to a pod (CNI's `portMappings`).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct HostPort {
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// The address at which it is served: a unicast one, or one of 127.0.0.0/8. `None`: all addresses of the node of
+    /// the pod's families, and 127.0.0.1.
+    pub address: Option<IpAddr>,
+    /// The port there.
+    pub port: u16,
+    /// The pod's port.
+    pub target: u16,
+}
+
+/// A protocol with ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Protocol {
+    /// RFC 9293.
+    Tcp,
+    /// RFC 768.
+    Udp,
+    /// RFC 9260.
+    Sctp,
+}
+
+impl Protocol {
+    /// All of them.
+    pub const ALL: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+
+    /// Its number in IP headers.
+    pub fn number(self) -> u8 {
+        match self {
+            Protocol::Tcp => 6,
+            Protocol::Udp => 17,
+            Protocol::Sctp => 132,
+        }
+    }
+
+    /// That of a number in IP headers; `None`: another protocol.
+    pub fn of_number(number: u8) -> Option<Protocol> {
+        Protocol::ALL.into_iter().find(|protocol| protocol.number() == number)
+    }
+}
+
+impl std::fmt::Display for Protocol {
+    /// As Kubernetes writes it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Protocol::Tcp => "TCP",
+            Protocol::Udp => "UDP",
+            Protocol::Sctp => "SCTP",
+        })
+    }
+}
+
+/// A Service: what packets to its addresses get.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// "namespace/name".
+    pub name: String,
+    /// Its ports: one entry for each port, protocol and family.
+    pub ports: Vec<ServicePort>,
+}
+
+/// A Service's port in one family. The chosen backend of a client (`affinity_seconds`) is shared by its frontends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServicePort {
+    /// Its name in the Service; may be empty.
+    pub name: String,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Session affinity by client address, for so many seconds after the client's last new connection.
+    pub affinity_seconds: Option<u32>,
+    /// Sets of backends, named by index in [`Choice::Set`]: different from one another, none empty, each sorted and
+    /// without duplicates, all of the family of the frontends.
+    pub sets: Vec<Vec<Backend>>,
+    /// Where it is served, at least one, all of one family.
+    pub frontends: Vec<Frontend>,
+}
+
+/// A place that answers for a Service's port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Backend {
+    /// Its address: a pod's, a node's, or one outside the cluster. Neither loopback nor link-local (CVE-2021-25740).
+    pub address: IpAddr,
+    /// Its port.
+    pub port: u16,
+}
+
+/// An address and port at which a Service's port is served. Address, protocol and port belong to one frontend or host
+/// port only, in the whole configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frontend {
+    /// What made it, for people.
+    pub kind: FrontendKind,
+    /// The address.
+    pub address: IpAddr,
+    /// The port.
+    pub port: u16,
+    /// What traffic of pods and of this node gets.
+    pub inside: Choice,
+    /// What traffic gets that came in by the uplink from outside the cluster.
+    pub outside: Choice,
+    /// `Some`: only clients in these ranges are served, pods and this node alike; the others are dropped silently.
+    pub sources: Option<Vec<IpNet>>,
+}
+
+/// What made a frontend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum FrontendKind {
+    /// `spec.clusterIPs`.
+    ClusterIp,
+    /// `spec.ports[].nodePort` on an address of this node.
+    NodePort,
+    /// `status.loadBalancer.ingress`.
+    LoadBalancer,
+    /// `spec.externalIPs`.
+    ExternalIp,
+}
+
+/// What a first packet to a frontend gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Choice {
+    /// A backend of this set.
+    Set(u16),
+    /// A refusal: TCP reset, ICMP port unreachable.
+    Reject,
+    /// Silence.
+    Drop,
 }
 
 /// The kinds of pod ports. vhost-user, ethdev, tap and memif join here.
@@ -141,3 +314,7 @@ pub enum PortKind {
         host_ifname: String,
     },
 }
+
+mod split;
+
+pub use split::{TooLarge, upsert};

@@ -80,6 +80,9 @@ impl Answers {
             Question::Drops => serde_json::to_value(self.drops()),
             Question::Workers => serde_json::to_value(self.workers()),
             Question::FlowsSummary => serde_json::to_value(self.flows()),
+            Question::Services | Question::Flows { .. } => {
+                return Err("this dataplane does not tell its Services and flows yet".to_owned());
+            }
         };
         json.map_err(|error| error.to_string())
     }

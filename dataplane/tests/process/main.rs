@@ -72,6 +72,10 @@ fn local() -> Object {
         pod_cidrs: vec!["10.244.1.0/24".parse().unwrap(), "fd00:244:1::/64".parse().unwrap()],
         vni: 77,
         pod_mtu: 1450,
+        service_cidrs: Vec::new(),
+        no_masquerade: Vec::new(),
+        masquerade: None,
+        cluster_seed: [1, 2],
     })
 }
 
@@ -82,6 +86,7 @@ fn endpoint(i: u8, mac: [u8; 6]) -> Object {
         port: PortKind::Veth { host_ifname: format!("pp{i:012x}") },
         mac,
         addresses: vec![format!("10.244.1.{i}").parse().unwrap(), format!("fd00:244:1::{i}").parse().unwrap()],
+        host_ports: Vec::new(),
     })
 }
 

@@ -44,6 +44,7 @@ fn endpoint(id: &str, addresses: &[&str]) -> v1::Endpoint {
         port: v1::PortKind::Veth { host_ifname: format!("pp{id}") },
         mac: [2, 0, 0, 0, 0, 9],
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+        host_ports: Vec::new(),
     }
 }
 

@@ -1,0 +1,113 @@
+//! An object's messages: one, or several where a Service is too large for one.
+
+use super::{MAX_MESSAGE, Object, Service, ServicePort, ToDataplane};
+
+/// What a message needs beside a Service's name and ports, at most: tags and lengths.
+const ENVELOPE: usize = 64;
+
+/// One port of a Service that no message can carry.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("port {port:?} needs {bytes} bytes of configuration, {MAX_MESSAGE} is the limit: it has too many endpoints")]
+pub struct TooLarge {
+    /// Its name.
+    pub port: String,
+    /// What it needs.
+    pub bytes: usize,
+}
+
+/// The messages that create or replace `object`.
+///
+/// # Errors
+/// A Service's port that is too large for a message; no Service within the bounds of [`crate::valid`] has one, unless
+/// it has tens of thousands of ranges of sources.
+pub fn upsert(object: Object) -> Result<Vec<ToDataplane>, TooLarge> {
+    let Object::Service(Service { name, ports }) = object else { return Ok(vec![ToDataplane::Upsert(object)]) };
+    let room = MAX_MESSAGE.saturating_sub(ENVELOPE + name.len());
+    let mut parts = vec![Vec::new()];
+    let mut used = 0;
+    for port in ports {
+        let bytes = encoded(&port);
+        if bytes > room {
+            return Err(TooLarge { port: port.name, bytes });
+        }
+        if used + bytes > room {
+            parts.push(Vec::new());
+            used = 0;
+        }
+        used += bytes;
+        parts.last_mut().unwrap_or_else(|| unreachable!("there is a first part")).push(port);
+    }
+    let mut services = parts.into_iter().map(|ports| Service { name: name.clone(), ports });
+    let first = services.next().map(|service| ToDataplane::Upsert(Object::Service(service)));
+    Ok(first.into_iter().chain(services.map(ToDataplane::Extend)).collect())
+}
+
+/// The encoded length of a port, in bytes, at most.
+fn encoded(port: &ServicePort) -> usize {
+    // Varints: a length or index takes 5 bytes at most here, a port 3. An address takes 1 + 16, a range one more.
+    let backends: usize = port.sets.iter().map(|set| 5 + 20 * set.len()).sum();
+    let frontends: usize =
+        port.frontends.iter().map(|frontend| 40 + 18 * frontend.sources.as_ref().map_or(0, Vec::len)).sum();
+    5 + port.name.len() + 1 + 6 + 5 + backends + 5 + frontends
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv6Addr};
+
+    use super::*;
+    use crate::v1::{Backend, Choice, Frontend, FrontendKind, Protocol};
+
+    fn port(name: usize, backends: u16) -> ServicePort {
+        let address = |n: u16| IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, n, u16::MAX));
+        ServicePort {
+            name: format!("port-{name}"),
+            protocol: Protocol::Sctp,
+            affinity_seconds: Some(u32::MAX),
+            sets: vec![(0..backends).map(|n| Backend { address: address(n), port: u16::MAX }).collect()],
+            frontends: vec![Frontend {
+                kind: FrontendKind::ExternalIp,
+                address: address(0),
+                port: u16::MAX,
+                inside: Choice::Set(u16::MAX),
+                outside: Choice::Set(u16::MAX),
+                sources: Some(vec!["fd00:ffff::/128".parse().unwrap(); 9]),
+            }],
+        }
+    }
+
+    #[test]
+    fn the_estimate_is_never_below_what_is_encoded() {
+        for backends in [0, 1, 127, 128, 5000] {
+            let port = port(1, backends);
+            let bytes = postcard::to_stdvec(&port).unwrap().len();
+            assert!((bytes..bytes * 3 / 2 + 64).contains(&encoded(&port)), "{bytes}: {}", encoded(&port));
+        }
+    }
+
+    #[test]
+    fn a_service_of_many_ports_is_told_in_parts_and_loses_none() {
+        // 100 ports, 1,500 endpoints of one family: 3 MB.
+        let ports: Vec<_> = (0..100).map(|n| port(n, 1500)).collect();
+        let messages = upsert(Object::Service(Service { name: "a/b".into(), ports: ports.clone() })).unwrap();
+        assert!((3..8).contains(&messages.len()), "{}", messages.len());
+        let mut told = Vec::new();
+        for (n, message) in messages.into_iter().enumerate() {
+            assert!(postcard::to_stdvec(&message).unwrap().len() <= MAX_MESSAGE);
+            match message {
+                ToDataplane::Upsert(Object::Service(service)) if n == 0 => told.extend(service.ports),
+                ToDataplane::Extend(service) if n > 0 => told.extend(service.ports),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(told, ports);
+    }
+
+    #[test]
+    fn the_largest_port_that_is_valid_fits_and_a_larger_one_is_named() {
+        let most = crate::valid::MAX_BACKENDS_PER_PORT as u16;
+        let service = |backends| Object::Service(Service { name: "a/b".into(), ports: vec![port(7, backends)] });
+        assert_eq!(upsert(service(most)).unwrap().len(), 1);
+        assert_eq!(upsert(service(60_000)).unwrap_err().port, "port-7");
+    }
+}
