@@ -159,7 +159,9 @@ mod tests {
 
     /// The slow oracle: each set as a list, the longest silent client first.
     #[derive(Default)]
-    struct Oracle(HashMap<usize, Vec<(IpAddr, u32, (IpAddr, u16), Millis)>>);
+    struct Oracle(HashMap<usize, Vec<Listed>>);
+
+    type Listed = (IpAddr, u32, (IpAddr, u16), Millis);
 
     impl Oracle {
         fn get(

@@ -12,7 +12,7 @@ mod table;
 mod verdict;
 
 pub use entry::{Entry, EntryState, Half, HalfRef, Slot};
-pub use hash::{FlowHash, siphash13};
+pub use hash::{FlowHash, FlowKeys, siphash13};
 pub use key::{Addr, Key, V4, V6};
 pub(crate) use table::Line;
 pub use table::{FlowConfig, FlowError, FlowTable, InsertError, LineStats};

@@ -52,7 +52,7 @@ impl Maglev {
     /// Builds the table of a set. `names` are stable hashes of the backends' identities, in an order that all nodes
     /// agree upon; `seed` is the cluster's. Without backends every [`Maglev::pick`] is 0, which is nobody's index.
     ///
-    /// Costs about 6 us for 10 backends, 0.2 ms for 100 (`benches/tables.rs`).
+    /// Costs 11 us for 10 backends and 0.24 ms for 100 (`benches/tables.rs`): 10,000 sets of 10 take 110 ms of one core.
     pub fn build(names: &[u64], seed: [u64; 2]) -> Maglev {
         let names = &names[..names.len().min(Self::MAX_BACKENDS)];
         if names.len() < 2 {

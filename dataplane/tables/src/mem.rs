@@ -1,5 +1,8 @@
-//! Mapped memory of our own, cache-line prefetch and the SIMD tag match: the only `unsafe` of this crate.
+//! Mapped memory of our own, cache-line prefetch, the SIMD tag match and a round of AES: the only `unsafe` of this
+//! crate.
 #![allow(unsafe_code)]
+
+mod aes;
 
 use std::fs::File;
 use std::io;
@@ -9,6 +12,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 
 use crate::flow::{Addr, Entry, Line};
+
+pub use aes::{Aes, Block};
 
 /// Plain old data: every bit pattern, all zeroes included, is a valid value; nothing to drop.
 ///

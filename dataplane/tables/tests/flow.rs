@@ -251,6 +251,33 @@ fn a_connection_costs_what_it_may() {
     assert!(v6 <= 300.0, "{v6} bytes per IPv6 connection");
 }
 
+/// Whoever does not know the seed gains nothing by choosing tuples: they lie like random ones.
+#[test]
+fn chosen_tuples_do_not_crowd_lines() {
+    const N: u32 = 16_384;
+    let displaced = |key: &dyn Fn(u32) -> Key<V4>| {
+        let mut table = table::<V4>(N as usize);
+        let mut quota = Quota::new(N);
+        for n in 0..N {
+            let half = half(key(n), 2);
+            table.insert(table.hash(&half.key), &half, &mut quota).unwrap();
+        }
+        table.stats()
+    };
+    let stranger = |n: u32| n.wrapping_mul(0x9e37_79b1).rotate_left(n % 31);
+    let random = displaced(&|n| Key::new(stranger(n).to_be_bytes(), [1, 2, 3, 4], (n >> 3) as u16, 80, 6, 0));
+    let chosen: [&dyn Fn(u32) -> Key<V4>; 4] = [
+        &|n| Key::new([10, 0, 0, 1], [10, 0, 0, 2], n as u16, 80, 6, 0),
+        &|n| Key::new([10, 0, 0, 1], [10, 0, 0, 2], 80, (n as u16).swap_bytes(), 17, 0),
+        &|n| Key::new([10, 0, (n >> 8) as u8, 1], [10, n as u8, 0, 2], 80, 80, 6, 0),
+        &|n| Key::new((n << 18).to_be_bytes(), (n << 18).to_be_bytes(), 0, 0, 50, 0),
+    ];
+    for (at, key) in chosen.into_iter().enumerate() {
+        let stats = displaced(key);
+        assert!(stats.displaced <= 2 * random.displaced + 64, "family {at}: {stats:?}, random ones {random:?}");
+    }
+}
+
 #[test]
 fn impossible_capacities_are_refused() {
     for capacity in [0, FlowTable::<V4>::MAX_CAPACITY + 1] {

@@ -5,7 +5,7 @@ use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Entry;
-use super::hash::{FlowHash, siphash13};
+use super::hash::{FlowHash, FlowKeys};
 use crate::mem::Pod;
 
 /// An IPv4 address in transmission order.
@@ -18,7 +18,7 @@ pub trait Addr: Copy + Eq + Ord + Hash + Debug + Default + Send + Sync + 'static
     /// The address as the standard library has it.
     fn ip(self) -> IpAddr;
     #[doc(hidden)]
-    fn flow_hash(key: &Key<Self>, seed: [u64; 2]) -> FlowHash;
+    fn flow_hash(key: &Key<Self>, keys: &FlowKeys) -> FlowHash;
     #[doc(hidden)]
     fn same(a: &Key<Self>, b: &Key<Self>) -> bool;
 }
@@ -119,8 +119,8 @@ impl Addr for V4 {
     }
 
     #[inline(always)]
-    fn flow_hash(key: &Key<V4>, seed: [u64; 2]) -> FlowHash {
-        FlowHash(siphash13(seed, &key.words()))
+    fn flow_hash(key: &Key<V4>, keys: &FlowKeys) -> FlowHash {
+        keys.short(&key.words())
     }
 
     #[inline(always)]
@@ -135,8 +135,8 @@ impl Addr for V6 {
     }
 
     #[inline(always)]
-    fn flow_hash(key: &Key<V6>, seed: [u64; 2]) -> FlowHash {
-        FlowHash(siphash13(seed, &key.words()))
+    fn flow_hash(key: &Key<V6>, keys: &FlowKeys) -> FlowHash {
+        keys.long(&key.words())
     }
 
     #[inline(always)]

@@ -8,7 +8,7 @@ use podplane_packet::id::WorkerId;
 use thiserror::Error;
 
 use super::entry::{FREE, LIVE, RETIRED};
-use super::{Addr, Entry, EntryState, FlowHash, Half, HalfRef, Key, Slot};
+use super::{Addr, Entry, EntryState, FlowHash, FlowKeys, Half, HalfRef, Key, Slot};
 use crate::mem::{Array, Backing, Want, match_tags, prefetch};
 use crate::quota::Quota;
 
@@ -110,7 +110,7 @@ pub struct FlowTable<A: Addr> {
     lines: Array<Line>,
     /// Element 0 is never used, so that 0 can mean "none".
     entries: Array<Entry<A>>,
-    seed: [u64; 2],
+    keys: FlowKeys,
     /// Head of the list of freed entries, 0 for none.
     free: u32,
     /// Entries from here on were never used.
@@ -140,7 +140,7 @@ impl<A: Addr> FlowTable<A> {
         Ok(FlowTable {
             lines: Array::new(lines, config.memory).map_err(error)?,
             entries: Array::new(config.capacity + 1, config.memory).map_err(error)?,
-            seed: config.seed,
+            keys: FlowKeys::new(config.seed),
             free: 0,
             fresh: 1,
             used: 0,
@@ -175,7 +175,7 @@ impl<A: Addr> FlowTable<A> {
     /// The hash of a key, the same until the table is dropped.
     #[inline(always)]
     pub fn hash(&self, key: &Key<A>) -> FlowHash {
-        A::flow_hash(key, self.seed)
+        A::flow_hash(key, &self.keys)
     }
 
     /// Asks for the home line of a hash; call it as early as the key is known.
