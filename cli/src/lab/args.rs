@@ -57,15 +57,22 @@ pub enum Verb {
         #[arg(long)]
         node: u8,
     },
-    /// Create or replace the objects of a file, as `kubectl apply` would.
+    /// Print stored objects of a kind as JSON, as `kubectl get -o json` would.
+    Get {
+        /// Pod, Service, EndpointSlice, Node, …
+        kind: String,
+        /// NAMESPACE/NAME, or NAME of what has no namespace; all if absent.
+        name: Option<String>,
+    },
+    /// Create or replace the objects of a file or a folder, as `kubectl apply` would.
     Apply {
-        /// YAML or JSON; - for standard input.
+        /// YAML or JSON; a folder of such files; - for standard input.
         #[arg(short)]
         file: PathBuf,
     },
-    /// Delete the objects of a file.
+    /// Delete the objects of a file or a folder.
     Delete {
-        /// YAML or JSON; - for standard input.
+        /// YAML or JSON; a folder of such files; - for standard input.
         #[arg(short)]
         file: PathBuf,
     },
@@ -85,6 +92,21 @@ pub enum NodeProcess {
 pub enum PodVerb {
     /// Make a pod's sandbox, call the plugin, start its containers' commands.
     Add(PodAddArgs),
+    /// Say that a pod is ready, as its kubelet would.
+    Ready {
+        /// NAMESPACE/NAME.
+        pod: String,
+    },
+    /// Say that a pod is not ready.
+    Unready {
+        /// NAMESPACE/NAME.
+        pod: String,
+    },
+    /// Mark a pod for deletion, as `kubectl delete` does at first; it lives on until `delete`.
+    Terminate {
+        /// NAMESPACE/NAME.
+        pod: String,
+    },
     /// Stop it, call the plugin, remove the sandbox.
     Delete {
         /// NAMESPACE/NAME.
@@ -142,6 +164,15 @@ pub struct UpArgs {
     /// Workers never sleep.
     #[arg(long)]
     pub busy_poll: bool,
+    /// Zones of the nodes, dealt out in turn; without it each node has one of its own.
+    #[arg(long, value_delimiter = ',')]
+    pub zones: Vec<String>,
+    /// An option for every agent; may be repeated.
+    #[arg(long, allow_hyphen_values = true, value_name = "OPTION")]
+    pub agent_arg: Vec<String>,
+    /// An option for every dataplane; may be repeated.
+    #[arg(long, allow_hyphen_values = true, value_name = "OPTION")]
+    pub dataplane_arg: Vec<String>,
 }
 
 /// The kinds of uplink that virtual devices can be.

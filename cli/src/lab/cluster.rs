@@ -6,12 +6,16 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::args::UpArgs;
+use super::controlplane::{balancer, cidr};
 use super::net::{add_netns, delete_netns, ip_batch, netns_with_prefix, plug, sysctl};
 use super::state::{Lab, Shape};
-use super::{node, objects, pod, process};
+use super::{apply, node, objects, process};
 
 /// Addresses of the host beside the cluster.
 pub const OUTSIDE: [&str; 2] = ["10.77.0.1/24", "fd00:10:77::1/64"];
+
+/// Addresses of the same host that lie behind it, so that nodes need their default routes for them.
+pub const FAR: [&str; 2] = ["203.0.113.1/32", "2001:db8:203::1/128"];
 
 /// Builds a lab; what was built is taken down again when a step fails.
 pub fn up(name: &str, args: &UpArgs) -> Result<()> {
@@ -25,6 +29,9 @@ pub fn up(name: &str, args: &UpArgs) -> Result<()> {
         memory: args.memory,
         no_huge: args.no_huge,
         busy_poll: args.busy_poll,
+        zones: args.zones.clone(),
+        agent_args: args.agent_arg.clone(),
+        dataplane_args: args.dataplane_arg.clone(),
     };
     let lab = Lab::create(name, shape)?;
     match build(&lab, args) {
@@ -82,6 +89,7 @@ fn build(lab: &Lab, args: &UpArgs) -> Result<()> {
         "labels": { "kubernetes.io/metadata.name": "default" } }, "spec": { "finalizers": ["kubernetes"] },
         "status": { "phase": "Active" } }),
     )?;
+    objects::store(lab, cidr::default_object())?;
     for n in lab.nodes() {
         node::wire(lab, n)?;
         objects::store(lab, node::object(lab, n))?;
@@ -101,15 +109,7 @@ fn build(lab: &Lab, args: &UpArgs) -> Result<()> {
         node::wait_peers(lab, n, Duration::from_secs(20))?;
     }
     if let Some(folder) = &args.manifests {
-        let mut files: Vec<_> = std::fs::read_dir(folder)
-            .with_context(|| format!("reading {}", folder.display()))?
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| path.extension().is_some_and(|e| ["yaml", "yml", "json"].iter().any(|x| e == *x)))
-            .collect();
-        files.sort();
-        for file in files {
-            pod::apply_file(lab, &file)?;
-        }
+        apply::apply(lab, folder)?;
     }
     Ok(())
 }
@@ -127,10 +127,18 @@ fn build_fabric(lab: &Lab) -> Result<()> {
     add_netns(&outside)?;
     plug(&fabric, "outside", &outside, "eth0", mtu)?;
     let [v4, v6] = OUTSIDE;
-    ip_batch(
-        &outside,
-        &["link set eth0 up".into(), format!("addr add {v4} dev eth0"), format!("addr add {v6} dev eth0 nodad")],
-    )
+    let [far4, far6] = FAR;
+    let mut lines = vec![
+        "link set eth0 up".to_owned(),
+        format!("addr add {v4} dev eth0"),
+        format!("addr add {v6} dev eth0 nodad"),
+        format!("addr add {far4} dev lo"),
+        format!("addr add {far6} dev lo"),
+    ];
+    // What a balancer's router would learn by ARP or BGP: load-balancer addresses lead to a node.
+    let first = node::bare_addresses(1);
+    lines.extend(balancer::POOLS.iter().zip(&first).map(|(pool, node)| format!("route add {pool} via {node}")));
+    ip_batch(&outside, &lines)
 }
 
 /// Takes a lab down, complete or not; one that is not there is no error.

@@ -10,6 +10,7 @@ use podplane_config::link;
 use serde_json::{Value, json};
 
 use super::args::{NodeProcess, Uplink};
+use super::cluster::OUTSIDE;
 use super::net::{add_netns, ip_batch, plug, sysctl};
 use super::state::Lab;
 use super::{objects, process};
@@ -24,7 +25,7 @@ pub fn addresses(node: u8) -> [String; 2] {
 
 /// Addresses of a node without prefixes.
 pub fn bare_addresses(node: u8) -> [String; 2] {
-    addresses(node).map(|address| address.split('/').next().unwrap_or_default().to_owned())
+    addresses(node).map(|address| bare(&address).to_owned())
 }
 
 /// The node's name as an object.
@@ -50,7 +51,7 @@ pub fn object(lab: &Lab, node: u8) -> Value {
         "kind": "Node",
         "metadata": { "name": name(node), "labels": {
             "kubernetes.io/hostname": name(node), "kubernetes.io/os": "linux",
-            "topology.kubernetes.io/zone": format!("{}-zone{node}", lab.name),
+            "topology.kubernetes.io/zone": zone(lab, node),
         } },
         "spec": { "podCIDR": ranges[0], "podCIDRs": ranges },
         "status": {
@@ -64,6 +65,12 @@ pub fn object(lab: &Lab, node: u8) -> Value {
             ],
         },
     })
+}
+
+fn zone(lab: &Lab, node: u8) -> String {
+    let zones = &lab.shape.zones;
+    let turn = usize::from(node - 1).checked_rem(zones.len());
+    turn.map_or_else(|| format!("{}-zone{node}", lab.name), |i| zones[i].clone())
 }
 
 /// Makes the node's namespace and joins it to the fabric.
@@ -81,16 +88,19 @@ pub fn wire(lab: &Lab, node: u8) -> Result<()> {
         return sysctl(&netns, "net.ipv6.conf.default.disable_ipv6", "0");
     }
     let [v4, v6] = addresses(node);
-    let outside = "10.77.0.1";
-    ip_batch(
-        &netns,
-        &[
-            "link set eth0 up".into(),
-            format!("addr add {v4} dev eth0"),
-            format!("addr add {v6} dev eth0 nodad"),
-            format!("route add default via {outside}"),
-        ],
-    )
+    let mut lines =
+        vec!["link set eth0 up".into(), format!("addr add {v4} dev eth0"), format!("addr add {v6} dev eth0 nodad")];
+    lines.extend(default_routes());
+    ip_batch(&netns, &lines)
+}
+
+/// Everything else lies behind the host beside the cluster.
+fn default_routes() -> [String; 2] {
+    OUTSIDE.map(|address| format!("route replace default via {}", bare(address)))
+}
+
+fn bare(address: &str) -> &str {
+    address.split('/').next().unwrap_or_default()
 }
 
 fn dataplane(node: u8) -> String {
@@ -131,6 +141,7 @@ pub fn start_dataplane(lab: &Lab, node: u8) -> Result<()> {
     if shape.busy_poll {
         command.push("--busy-poll".into());
     }
+    command.extend(shape.dataplane_args.iter().cloned());
     process::start(lab, &dataplane(node), &lab.node_netns(node)?, &command)
 }
 
@@ -143,15 +154,14 @@ pub fn wait_dataplane(lab: &Lab, node: u8) -> Result<()> {
         let netns = lab.node_netns(node)?;
         sysctl(&netns, "net.ipv6.conf.dtap0.disable_ipv6", "1")?;
         ip_batch(&netns, &["link set dtap0 master cable up".into()])?;
-        let gateway = "route replace default via 10.77.0.1".to_owned();
-        ip_batch(&netns, &[gateway])?;
+        ip_batch(&netns, &default_routes())?;
     }
     Ok(())
 }
 
 /// Starts the node's agent without waiting for it.
 pub fn start_agent(lab: &Lab, node: u8) -> Result<()> {
-    let command = [
+    let mut command = vec![
         text(&binary("podplane-agent")?),
         "--node".into(),
         name(node),
@@ -164,6 +174,7 @@ pub fn start_agent(lab: &Lab, node: u8) -> Result<()> {
         "--underlay".into(),
         lab.shape.underlay.as_str().into(),
     ];
+    command.extend(lab.shape.agent_args.iter().cloned());
     process::start(lab, &agent(node), &lab.node_netns(node)?, &command)
 }
 

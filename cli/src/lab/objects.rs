@@ -37,6 +37,11 @@ impl ObjectRef {
         Ok(ObjectRef { kind, namespace, name })
     }
 
+    /// "namespace/name", or the name of what has no namespace.
+    pub fn full_name(&self) -> String {
+        if self.namespace.is_empty() { self.name.clone() } else { format!("{}/{}", self.namespace, self.name) }
+    }
+
     fn file(&self, lab: &Lab) -> PathBuf {
         let kind = self.kind.to_lowercase();
         let name = if self.namespace.is_empty() {
@@ -51,6 +56,21 @@ impl ObjectRef {
 fn short(object: &Value) -> String {
     let text = object.to_string();
     text.chars().take(80).collect()
+}
+
+/// Reads a file of objects, or all such files of a folder by name.
+pub fn read_path(path: &Path) -> Result<Vec<Value>> {
+    if !path.is_dir() {
+        return read_file(path);
+    }
+    let mut files: Vec<_> = std::fs::read_dir(path)
+        .with_context(|| format!("reading {}", path.display()))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|e| ["yaml", "yml", "json"].iter().any(|x| e == *x)))
+        .collect();
+    files.sort();
+    let objects: Result<Vec<_>> = files.iter().map(|file| read_file(file)).collect();
+    Ok(objects?.into_iter().flatten().collect())
 }
 
 /// Reads a file of objects: YAML documents or JSON, single ones or lists. `-` is standard input.
@@ -106,6 +126,22 @@ pub fn store(lab: &Lab, mut object: Value) -> Result<Value> {
 /// The stored object.
 pub fn get(lab: &Lab, which: &ObjectRef) -> Option<Value> {
     read(&which.file(lab)).ok()
+}
+
+/// All stored objects of a kind, by namespace and name.
+pub fn list(lab: &Lab, kind: &str) -> Vec<Value> {
+    let prefix = format!("{}_", kind.to_lowercase());
+    let entries = std::fs::read_dir(lab.manifests()).into_iter().flatten().flatten();
+    let mut files: Vec<_> = entries.filter(|e| e.file_name().to_string_lossy().starts_with(&prefix)).collect();
+    files.sort_by_key(std::fs::DirEntry::file_name);
+    files.iter().filter_map(|entry| read(&entry.path()).ok()).collect()
+}
+
+/// Replaces one field of a stored object's status.
+pub fn patch_status(lab: &Lab, which: &ObjectRef, field: &str, value: Value) -> Result<Value> {
+    let mut object = get(lab, which).with_context(|| format!("{} {} is gone", which.kind, which.full_name()))?;
+    object["status"][field] = value;
+    store(lab, object)
 }
 
 /// Deletes an object; one that is not there is no error.

@@ -2,51 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+use super::apply::settle;
 use super::args::PodAddArgs;
 use super::net::{delete_netns, tool};
-use super::objects::{ObjectRef, delete, get, now, random_uid, read_file, store};
+use super::objects::{ObjectRef, delete, get, now, patch_status, random_uid, read_file, store};
 use super::state::{Lab, PodRecord};
-use super::{node, process};
+use super::{node, probe, process};
 
-/// Creates or replaces the objects of a file.
-pub fn apply_file(lab: &Lab, path: &Path) -> Result<()> {
-    for object in read_file(path)? {
-        let which = ObjectRef::of(&object)?;
-        if which.kind != "Pod" {
-            store(lab, object)?;
-            println!("{} {} applied", which.kind.to_lowercase(), which.name);
-        } else if lab.pod(&full_name(&which))?.is_some() {
-            // A running pod: only what may change, its metadata and a status given on purpose.
-            update(lab, &which, object)?;
-        } else {
-            add(lab, object, None, None)?;
-        }
-    }
-    Ok(())
-}
-
-/// Deletes the objects of a file.
-pub fn delete_file(lab: &Lab, path: &Path) -> Result<()> {
-    for object in read_file(path)? {
-        let which = ObjectRef::of(&object)?;
-        if which.kind == "Pod" {
-            remove(lab, &full_name(&which))?;
-        } else {
-            delete(lab, &which)?;
-        }
-        println!("{} {} deleted", which.kind.to_lowercase(), which.name);
-    }
-    Ok(())
-}
-
-fn full_name(which: &ObjectRef) -> String {
-    format!("{}/{}", which.namespace, which.name)
+/// Makes a pod that a manifest names, or brings a running one's metadata up to date.
+pub fn apply(lab: &Lab, which: &ObjectRef, object: Value) -> Result<()> {
+    // Of a running pod only what may change: its metadata, and a status given on purpose.
+    if lab.pod(&which.full_name())?.is_some() { update(lab, which, object) } else { add(lab, object, None, None) }
 }
 
 /// `lab pod add`.
@@ -62,7 +33,7 @@ pub fn add_from_args(lab: &Lab, args: &PodAddArgs) -> Result<()> {
     for object in objects.drain(..) {
         add(lab, object, args.node, args.container_id.clone())?;
     }
-    Ok(())
+    settle(lab)
 }
 
 fn object_from_name(pod: &str, labels: &[String]) -> Result<Value> {
@@ -82,7 +53,7 @@ fn object_from_name(pod: &str, labels: &[String]) -> Result<Value> {
 /// Makes a pod: object, sandbox, plugin, commands, status.
 fn add(lab: &Lab, mut object: Value, node: Option<u8>, container_id: Option<String>) -> Result<()> {
     let which = ObjectRef::of(&object)?;
-    let full = full_name(&which);
+    let full = which.full_name();
     if let Some(pod) = lab.pod(&full)? {
         bail!("pod {full} exists already on node {}", pod.node);
     }
@@ -134,23 +105,83 @@ fn start(lab: &Lab, pod: &PodRecord, mut object: Value) -> Result<()> {
         node::bare_addresses(pod.node).to_vec()
     } else {
         tool("ip", &["netns", "add", &pod.netns])?;
-        let result = cni(lab, pod, "ADD")?;
+        let result = cni(lab, pod, "ADD", &port_mappings(&object))?;
         addresses_of(&result)?
     };
     start_commands(lab, pod, &object)?;
     let [host4, host6] = node::bare_addresses(pod.node);
-    let conditions: Vec<_> = ["PodScheduled", "Initialized", "ContainersReady", "Ready"]
-        .map(|kind| json!({ "type": kind, "status": "True", "lastTransitionTime": now() }))
-        .into();
     object["status"] = json!({
-        "phase": "Running", "startTime": now(), "conditions": conditions,
+        "phase": "Running", "startTime": now(), "conditions": conditions(true),
         "hostIP": host4, "hostIPs": [{ "ip": host4 }, { "ip": host6 }],
         "podIP": addresses.first(),
         "podIPs": addresses.iter().map(|ip| json!({ "ip": ip })).collect::<Vec<_>>(),
     });
+    probe::wait(lab, pod, &object)?;
     store(lab, object)?;
     println!("pod {} on {}: {}", pod.full_name(), node::name(pod.node), addresses.join(", "));
     Ok(())
+}
+
+fn conditions(ready: bool) -> Value {
+    let condition = |kind: &str, status: bool| {
+        let status = if status { "True" } else { "False" };
+        json!({ "type": kind, "status": status, "lastTransitionTime": now() })
+    };
+    json!([
+        condition("PodScheduled", true),
+        condition("Initialized", true),
+        condition("ContainersReady", ready),
+        condition("Ready", ready),
+    ])
+}
+
+/// `lab pod ready` and `unready`: what a kubelet says once a readiness probe changed its mind.
+pub fn set_ready(lab: &Lab, full_name: &str, ready: bool) -> Result<()> {
+    let pod = existing(lab, full_name)?;
+    patch_status(lab, &reference(&pod), "conditions", conditions(ready))?;
+    println!("pod {full_name} is {}", if ready { "ready" } else { "unready" });
+    settle(lab)
+}
+
+/// `lab pod terminate`: somebody asked for the pod's end; it lives on until `lab pod delete`.
+pub fn terminate(lab: &Lab, full_name: &str) -> Result<()> {
+    let pod = existing(lab, full_name)?;
+    mark_terminating(lab, &pod)?;
+    println!("pod {full_name} is terminating");
+    settle(lab)
+}
+
+fn mark_terminating(lab: &Lab, pod: &PodRecord) -> Result<()> {
+    let Some(mut object) = get(lab, &reference(pod)) else { return Ok(()) };
+    if object["metadata"].get("deletionTimestamp").is_none() {
+        object["metadata"]["deletionTimestamp"] = json!(now());
+        object["metadata"]["deletionGracePeriodSeconds"] = json!(30);
+        store(lab, object)?;
+    }
+    Ok(())
+}
+
+/// The pod of that name; an error if there is none.
+pub fn existing(lab: &Lab, full_name: &str) -> Result<PodRecord> {
+    lab.pod(full_name)?.with_context(|| format!("there is no pod {full_name} in lab {}", lab.name))
+}
+
+/// The containers' host ports, as a runtime passes them to a plugin that has the capability `portMappings`.
+fn port_mappings(object: &Value) -> Value {
+    let list = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
+    let containers = list(object.pointer("/spec/containers"));
+    let ports = containers.iter().flat_map(|container| list(container.get("ports")));
+    let mapping = |port: Value| {
+        let host_port = port.get("hostPort").and_then(Value::as_u64).filter(|port| *port != 0)?;
+        let protocol = port.get("protocol").and_then(Value::as_str).unwrap_or("TCP").to_lowercase();
+        let mut mapping =
+            json!({ "hostPort": host_port, "containerPort": port.get("containerPort"), "protocol": protocol });
+        if let Some(ip) = port.get("hostIP").and_then(Value::as_str).filter(|ip| !ip.is_empty()) {
+            mapping["hostIP"] = json!(ip);
+        }
+        Some(mapping)
+    };
+    Value::Array(ports.filter_map(mapping).collect())
 }
 
 fn start_commands(lab: &Lab, pod: &PodRecord, object: &Value) -> Result<()> {
@@ -185,13 +216,15 @@ fn addresses_of(result: &str) -> Result<Vec<String>> {
 }
 
 /// Calls the plugin as a runtime does: in the node's namespace, everything in the environment and on standard input.
-pub fn cni(lab: &Lab, pod: &PodRecord, command: &str) -> Result<String> {
+/// `port_mappings` is what the capability of that name brings.
+fn cni(lab: &Lab, pod: &PodRecord, command: &str, port_mappings: &Value) -> Result<String> {
     let config = json!({
         "cniVersion": "1.1.0",
         "name": "podplane",
         "type": "podplane-cni",
         "agentSocket": lab.run_dir(pod.node)?.join("agent.sock"),
         "stateDir": lab.state_dir(pod.node)?,
+        "runtimeConfig": { "portMappings": port_mappings },
     });
     let args = format!(
         "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_INFRA_CONTAINER_ID={};K8S_POD_UID={}",
@@ -224,16 +257,21 @@ pub fn cni(lab: &Lab, pod: &PodRecord, command: &str) -> Result<String> {
     Ok(stdout)
 }
 
-/// Stops a pod and removes all of it; one that is not there is no error.
+/// Stops a pod and removes all of it; one that is not there is no error. Services hear of its end before its processes
+/// do.
 pub fn remove(lab: &Lab, full_name: &str) -> Result<()> {
     let Some(pod) = lab.pod(full_name)? else { return Ok(()) };
+    mark_terminating(lab, &pod)?;
+    settle(lab)?;
     process::stop(lab, &process::names(lab, &process_prefix(&pod)))?;
     if !pod.host_network {
-        cni(lab, &pod, "DEL")?;
+        let mappings = get(lab, &reference(&pod)).map_or_else(|| json!([]), |object| port_mappings(&object));
+        cni(lab, &pod, "DEL", &mappings)?;
         delete_netns(&pod.netns)?;
     }
     delete(lab, &reference(&pod))?;
-    lab.forget_pod(full_name)
+    lab.forget_pod(full_name)?;
+    settle(lab)
 }
 
 /// The object of a pod.
@@ -253,6 +291,6 @@ fn update(lab: &Lab, which: &ObjectRef, object: Value) -> Result<()> {
         stored["status"] = status.clone();
     }
     store(lab, stored)?;
-    println!("pod {} configured", full_name(which));
+    println!("pod {} configured", which.full_name());
     Ok(())
 }

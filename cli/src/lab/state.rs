@@ -27,6 +27,9 @@ pub struct Shape {
     pub memory: u32,
     pub no_huge: bool,
     pub busy_poll: bool,
+    pub zones: Vec<String>,
+    pub agent_args: Vec<String>,
+    pub dataplane_args: Vec<String>,
 }
 
 /// A lab's folder, locked: two commands on one lab wait for each other.
@@ -119,6 +122,9 @@ impl Lab {
             memory: 0,
             no_huge: true,
             busy_poll: false,
+            zones: Vec::new(),
+            agent_args: Vec::new(),
+            dataplane_args: Vec::new(),
         });
         Ok(Some(Lab { name: name.to_owned(), _lock: lock, shape, dir }))
     }

@@ -3,13 +3,14 @@
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::args::{LabArgs, PodVerb, Verb};
+use super::controlplane::types::text;
 use super::state::Lab;
-use super::{cluster, node, objects, pod};
+use super::{apply, cluster, node, objects, pod};
 use crate::output::{self, Format};
 
 /// Runs the verb.
@@ -22,11 +23,12 @@ pub fn run(args: &LabArgs) -> Result<()> {
         Verb::Pod(PodVerb::Add(add)) => pod::add_from_args(&open()?, add),
         Verb::Pod(PodVerb::Delete { pod }) => {
             let lab = open()?;
-            if lab.pod(pod)?.is_none() {
-                bail!("there is no pod {pod} in lab {}", lab.name);
-            }
+            pod::existing(&lab, pod)?;
             pod::remove(&lab, pod)
         }
+        Verb::Pod(PodVerb::Ready { pod }) => pod::set_ready(&open()?, pod, true),
+        Verb::Pod(PodVerb::Unready { pod }) => pod::set_ready(&open()?, pod, false),
+        Verb::Pod(PodVerb::Terminate { pod }) => pod::terminate(&open()?, pod),
         Verb::Exec { target, command } => {
             let netns = netns_of(&open()?, target)?;
             exec(&netns, command)
@@ -36,8 +38,9 @@ pub fn run(args: &LabArgs) -> Result<()> {
             exec(&netns, command)
         }
         Verb::Restart { process, node } => node::restart(&open()?, *node, *process),
-        Verb::Apply { file } => pod::apply_file(&open()?, file),
-        Verb::Delete { file } => pod::delete_file(&open()?, file),
+        Verb::Get { kind, name } => get(&open()?, kind, name.as_deref()),
+        Verb::Apply { file } => apply::apply(&open()?, file),
+        Verb::Delete { file } => apply::delete_all(&open()?, file),
     }
 }
 
@@ -45,8 +48,7 @@ fn netns_of(lab: &Lab, target: &str) -> Result<String> {
     if target == "@outside" {
         return Ok(lab.netns("outside"));
     }
-    let pod = lab.pod(target)?.with_context(|| format!("there is no pod {target} in lab {}", lab.name))?;
-    Ok(pod.netns)
+    Ok(pod::existing(lab, target)?.netns)
 }
 
 /// Becomes `command` inside of a network namespace. The lab's lock was let go before: commands may run for long.
@@ -55,12 +57,24 @@ fn exec(netns: &str, command: &[String]) -> Result<()> {
     Err(error).context("running nsenter (Debian: apt-get install util-linux)")
 }
 
+fn get(lab: &Lab, kind: &str, name: Option<&str>) -> Result<()> {
+    let objects = objects::list(lab, kind);
+    let Some(name) = name else {
+        return output::json(&json!({ "apiVersion": "v1", "kind": "List", "items": objects }));
+    };
+    let is_it = |object: &&Value| objects::ObjectRef::of(object).is_ok_and(|which| which.full_name() == name);
+    let object =
+        objects.iter().find(is_it).with_context(|| format!("there is no {kind} {name} in lab {}", lab.name))?;
+    output::json(object)
+}
+
 /// What `lab status -o json` prints; a tested contract.
 #[derive(Debug, Serialize)]
 struct Status {
     name: String,
     nodes: Vec<NodeStatus>,
     pods: Vec<PodStatus>,
+    services: Vec<ServiceStatus>,
 }
 
 #[derive(Debug, Serialize)]
@@ -84,11 +98,24 @@ struct PodStatus {
     container_id: String,
 }
 
+#[derive(Debug, Serialize)]
+struct ServiceStatus {
+    namespace: String,
+    name: String,
+    #[serde(rename = "type")]
+    kind: String,
+    cluster_ips: Vec<String>,
+    external_ips: Vec<String>,
+    /// As kubectl writes them: 80:30080/TCP.
+    ports: Vec<String>,
+}
+
 fn status(lab: &Lab, format: Format) -> Result<()> {
     let status = Status {
         name: lab.name.clone(),
         nodes: lab.nodes().map(|n| node_status(lab, n)).collect::<Result<_>>()?,
         pods: lab.pods()?.iter().map(|record| pod_status(lab, record)).collect(),
+        services: objects::list(lab, "Service").iter().map(service_status).collect(),
     };
     if format == Format::Json {
         return output::json(&status);
@@ -109,6 +136,17 @@ fn status(lab: &Lab, format: Format) -> Result<()> {
             .iter()
             .map(|p| [format!("{}/{}", p.namespace, p.name), p.node.clone(), p.addresses.join(", "), p.netns.clone()]),
     );
+    if !status.services.is_empty() {
+        output::table(
+            &["SERVICE", "TYPE", "CLUSTER-IPS", "EXTERNAL-IPS", "PORTS"],
+            status.services.iter().map(|s| {
+                let name = format!("{}/{}", s.namespace, s.name);
+                let [cluster, external, ports] =
+                    [&s.cluster_ips, &s.external_ips, &s.ports].map(|list| list.join(", "));
+                [name, s.kind.clone(), cluster, external, ports]
+            }),
+        );
+    }
     Ok(())
 }
 
@@ -135,5 +173,24 @@ fn pod_status(lab: &Lab, record: &super::state::PodRecord) -> PodStatus {
         addresses: ips.filter_map(|ip| ip["ip"].as_str().map(str::to_owned)).collect(),
         netns: record.netns.clone(),
         container_id: record.container_id.clone(),
+    }
+}
+
+fn service_status(service: &Value) -> ServiceStatus {
+    let list = |pointer: &str| service.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
+    let texts = |pointer: &str| list(pointer).filter_map(|v| v.as_str().map(str::to_owned)).collect::<Vec<_>>();
+    let mut external_ips = texts("/spec/externalIPs");
+    external_ips.extend(list("/status/loadBalancer/ingress").filter_map(|i| i["ip"].as_str().map(str::to_owned)));
+    let port = |port: &Value| {
+        let node_port = port["nodePort"].as_u64().map(|n| format!(":{n}")).unwrap_or_default();
+        format!("{}{node_port}/{}", port["port"], port["protocol"].as_str().unwrap_or("TCP"))
+    };
+    ServiceStatus {
+        namespace: text(service, "/metadata/namespace").to_owned(),
+        name: text(service, "/metadata/name").to_owned(),
+        kind: text(service, "/spec/type").to_owned(),
+        cluster_ips: texts("/spec/clusterIPs"),
+        external_ips,
+        ports: list("/spec/ports").map(port).collect(),
     }
 }
