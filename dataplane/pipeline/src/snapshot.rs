@@ -5,6 +5,8 @@
 
 mod compile;
 mod config;
+mod nets;
+pub(crate) mod outside;
 pub mod services;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -17,6 +19,10 @@ use podplane_packet::id::{Mac, PortId, Vni};
 use podplane_tables::VtepIndex;
 use podplane_tables::changed::ChangedCells;
 use podplane_tables::fib::{Fib, NextHop};
+
+use nets::Nets;
+use outside::Outside;
+use services::{FrontendView, Services};
 
 pub use config::{LocalConfig, PeerConfig, PortClass, PortEntry, Prefix, SnapshotConfig, SnapshotError};
 pub use vtep::Vtep;
@@ -58,14 +64,45 @@ pub struct Local {
     pub pod_mtu: u16,
     /// The uplink's MAC: the source of what we encapsulate.
     pub uplink_mac: Mac,
+    /// What leaves the cluster is given these addresses, by family, and ports from the first to the last.
+    pub(crate) masquerade_v4: Option<Ipv4Addr>,
+    pub(crate) masquerade_v6: Option<Ipv6Addr>,
+    pub(crate) masquerade_ports: (u16, u16),
+    pub(crate) service_cidrs: Nets,
+    pub(crate) no_masquerade: Nets,
+    /// The key of Maglev's hashes.
+    pub(crate) cluster_seed: [u64; 2],
+}
+
+impl Local {
+    /// Our address in the pod range of a family.
+    #[inline]
+    pub(crate) fn gateway(&self, v6: bool) -> Option<IpAddr> {
+        if v6 { self.gateway_v6.map(IpAddr::V6) } else { self.gateway_v4.map(IpAddr::V4) }
+    }
+
+    /// The address given to what leaves the cluster.
+    #[inline]
+    pub(crate) fn masquerade(&self, v6: bool) -> Option<IpAddr> {
+        if v6 { self.masquerade_v6.map(IpAddr::V6) } else { self.masquerade_v4.map(IpAddr::V4) }
+    }
+
+    /// Whether an address and port are of those that are given to what leaves the cluster.
+    #[inline]
+    pub(crate) fn is_masquerade(&self, address: IpAddr, port: u16) -> bool {
+        let (first, last) = self.masquerade_ports;
+        (first..=last).contains(&port) && self.masquerade(address.is_ipv6()) == Some(address)
+    }
 }
 
 /// The parts of a configuration that changes are found in.
 #[derive(Debug, Default)]
 struct Wanted {
+    ports: Vec<(PortId, PortEntry)>,
     local: Option<LocalConfig>,
+    peers: Vec<PeerConfig>,
     /// Addresses and ranges of each peer by the index of its VTEP.
-    peers: Vec<Option<(Vec<IpAddr>, Vec<Prefix>)>>,
+    by_vtep: Vec<Option<(Vec<IpAddr>, Vec<Prefix>)>>,
 }
 
 /// One generation of compiled configuration.
@@ -74,12 +111,14 @@ pub struct Snapshot {
     generation: u32,
     workers: u8,
     seed: [u64; 2],
-    ports: Box<[Option<PortEntry>]>,
-    local: Option<Local>,
-    vteps: Box<[Option<Vtep>]>,
+    ports: Arc<[Option<PortEntry>]>,
+    local: Option<Arc<Local>>,
+    vteps: Arc<[Option<Vtep>]>,
     fib: Fib,
     /// What the routes were built from, to be compared with the next snapshot's.
-    wanted: Wanted,
+    wanted: Arc<Wanted>,
+    services: Services,
+    outside: Outside,
     changed: Arc<ChangedCells>,
 }
 
@@ -99,7 +138,7 @@ impl Snapshot {
     /// This node, once the agent has said what it is.
     #[inline]
     pub fn local(&self) -> Option<&Local> {
-        self.local.as_ref()
+        self.local.as_deref()
     }
 
     /// A port, if there is one of that index.
@@ -129,6 +168,23 @@ impl Snapshot {
     #[inline]
     pub fn route(&self, dst: IpAddr) -> Option<NextHop> {
         self.fib.lookup(dst)
+    }
+
+    /// The Services.
+    #[inline]
+    pub(crate) fn services(&self) -> &Services {
+        &self.services
+    }
+
+    /// The world outside the cluster.
+    #[inline]
+    pub(crate) fn outside(&self) -> &Outside {
+        &self.outside
+    }
+
+    /// All frontends of Services, with how often each was used.
+    pub fn frontends(&self) -> impl Iterator<Item = FrontendView> {
+        self.services.views()
     }
 
     /// The cells that say when something last changed.

@@ -1,7 +1,7 @@
 //! From wanted to compiled: every check, the FIB, stable VTEP indices, and the stamps of what changed.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use podplane_packet::id::{PortId, WorkerId};
@@ -10,6 +10,9 @@ use podplane_tables::VtepIndex;
 use podplane_tables::changed::ChangedCells;
 use podplane_tables::fib::{Fib, NextHop};
 
+use super::nets::Nets;
+use super::outside::Outside;
+use super::services::Services;
 use super::{
     Local, LocalConfig, MIN_MTU, PeerConfig, PortClass, PortEntry, Prefix, Snapshot, SnapshotConfig, SnapshotError,
     Vtep, Wanted,
@@ -30,6 +33,53 @@ impl Snapshot {
             return Err(SnapshotError::Workers(config.workers));
         }
         let generation = previous.map_or(1, |p| p.generation + 1);
+        // One seed for all snapshots: the owner of a packet must not depend on which one a worker holds.
+        let seed = previous.map_or(config.seed, |p| p.seed);
+        let changed = match previous {
+            Some(previous) => Arc::clone(&previous.changed),
+            None => Arc::new(ChangedCells::new(config.seed)),
+        };
+        let base = match previous.filter(|p| p.workers == config.workers && p.wanted.is(config)) {
+            Some(same) => Base::of(same),
+            None => Base::compile(config, previous, generation)?,
+        };
+        let (own, cluster_seed): (&[IpAddr], _) =
+            config.local.as_ref().map_or((&[], [0; 2]), |l| (&l.addresses, l.cluster_seed));
+        // A table is known by its backends alone, so another seed starts anew.
+        let before = previous.filter(|p| p.local().map_or([0; 2], |l| l.cluster_seed) == cluster_seed);
+        let (services, change) =
+            Services::compile(&config.services, own, cluster_seed, config.workers, before.map(|p| &p.services))?;
+        let outside = Outside::compile(&config.outside, previous.map(|p| &p.outside))?;
+        let Base { ports, local, vteps, fib, wanted } = base;
+        let workers = config.workers;
+        let snapshot =
+            Snapshot { generation, workers, seed, ports, local, vteps, fib, wanted, services, outside, changed };
+        if let Some(previous) = previous {
+            stamp(previous, &snapshot);
+            snapshot.outside.stamp(&previous.outside, &snapshot.changed, generation);
+            change.stamp(&snapshot.changed, generation);
+        }
+        Ok(snapshot)
+    }
+}
+
+/// What ports, this node and its peers compile to.
+struct Base {
+    ports: Arc<[Option<PortEntry>]>,
+    local: Option<Arc<Local>>,
+    vteps: Arc<[Option<Vtep>]>,
+    fib: Fib,
+    wanted: Arc<Wanted>,
+}
+
+impl Base {
+    /// That of a snapshot.
+    fn of(s: &Snapshot) -> Base {
+        let (ports, vteps) = (Arc::clone(&s.ports), Arc::clone(&s.vteps));
+        Base { ports, local: s.local.clone(), vteps, fib: s.fib.clone(), wanted: Arc::clone(&s.wanted) }
+    }
+
+    fn compile(config: &SnapshotConfig, previous: Option<&Snapshot>, generation: u32) -> Result<Base, SnapshotError> {
         let ports = ports(config)?;
         let mut routes = Routes::default();
         let local = match &config.local {
@@ -41,26 +91,21 @@ impl Snapshot {
             routes.pods(&ports)?;
         }
         let fib = routes.into_fib()?;
-        // One seed for all snapshots: the owner of a packet must not depend on which one a worker holds.
-        let seed = previous.map_or(config.seed, |p| p.seed);
-        let changed = match previous {
-            Some(previous) => Arc::clone(&previous.changed),
-            None => Arc::new(ChangedCells::new(config.seed)),
+        let mut wanted = Wanted {
+            ports: config.ports.clone(),
+            local: config.local.clone(),
+            peers: config.peers.clone(),
+            by_vtep: vec![None; vteps.len()],
         };
-        let mut wanted = Wanted { local: config.local.clone(), peers: vec![None; vteps.len()] };
         let index: HashMap<IpAddr, usize> =
             vteps.iter().enumerate().filter_map(|(i, v)| Some((v.as_ref()?.addr, i))).collect();
         for peer in &config.peers {
             if let Some(&i) = index.get(&peer.vtep) {
-                wanted.peers[i] = Some((peer.addresses.clone(), peer.pod_cidrs.clone()));
+                wanted.by_vtep[i] = Some((peer.addresses.clone(), peer.pod_cidrs.clone()));
             }
         }
-        let snapshot =
-            Snapshot { generation, workers: config.workers, seed, ports, local, vteps, fib, wanted, changed };
-        if let Some(previous) = previous {
-            stamp(previous, &snapshot);
-        }
-        Ok(snapshot)
+        let (ports, vteps) = (ports.into(), vteps.into());
+        Ok(Base { ports, local: local.map(Arc::new), vteps, fib, wanted: Arc::new(wanted) })
     }
 }
 
@@ -126,7 +171,18 @@ fn compile_local(
     if config.pod_mtu < min {
         return Err(SnapshotError::Mtu("the pods".to_owned(), config.pod_mtu));
     }
+    let masquerade = compile_masquerade(config)?;
+    let nets = |list: &[Prefix]| {
+        let bad = list.iter().copied().find(|p| p.network().is_none());
+        bad.map_or_else(|| Ok(Nets::new(list).unwrap_or_default()), |p| Err(SnapshotError::PrefixInvalid(p)))
+    };
     Ok(Local {
+        masquerade_v4: masquerade.0,
+        masquerade_v6: masquerade.1,
+        masquerade_ports: masquerade.2,
+        service_cidrs: nets(&config.service_cidrs)?,
+        no_masquerade: nets(&config.no_masquerade)?,
+        cluster_seed: config.cluster_seed,
         vtep: config.vtep,
         vni: config.vni,
         gateway_v4,
@@ -134,6 +190,27 @@ fn compile_local(
         pod_mtu: config.pod_mtu,
         uplink_mac: uplink.mac,
     })
+}
+
+type Masqueraded = (Option<Ipv4Addr>, Option<Ipv6Addr>, (u16, u16));
+
+fn compile_masquerade(config: &LocalConfig) -> Result<Masqueraded, SnapshotError> {
+    let Some(wanted) = &config.masquerade else { return Ok((None, None, (u16::MAX, 0))) };
+    let (mut v4, mut v6) = (None, None);
+    for address in &wanted.addresses {
+        let twice = match *address {
+            IpAddr::V4(a) => v4.replace(a).is_some(),
+            IpAddr::V6(a) => v6.replace(a).is_some(),
+        };
+        if twice || !config.addresses.contains(address) {
+            return Err(SnapshotError::MasqueradeInvalid);
+        }
+    }
+    let (first, last) = wanted.ports;
+    if first < 1024 || first > last {
+        return Err(SnapshotError::MasqueradeInvalid);
+    }
+    Ok((v4, v6, wanted.ports))
 }
 
 fn compile_peers(
@@ -247,7 +324,7 @@ impl Routes {
 }
 
 /// Whether an address can be a node's, a pod's or a VTEP's.
-fn usable(a: IpAddr) -> bool {
+pub(super) fn usable(a: IpAddr) -> bool {
     match a {
         IpAddr::V4(a) => {
             !(a.is_unspecified() || a.is_loopback() || a.is_multicast() || a.is_broadcast() || a.is_link_local())
@@ -287,6 +364,9 @@ impl Prefix {
 /// Stamps what differs between two snapshots, so that flows judged by the old one are judged again.
 fn stamp(old: &Snapshot, new: &Snapshot) {
     let (cells, generation) = (&new.changed, new.generation);
+    if Arc::ptr_eq(&old.wanted, &new.wanted) {
+        return;
+    }
     // Ranges cover addresses without number: where one comes, goes or moves, everything is judged again.
     if old.wanted.ranges() != new.wanted.ranges() || old.wanted.local != new.wanted.local {
         cells.stamp_all(generation);
@@ -315,9 +395,14 @@ fn stamp(old: &Snapshot, new: &Snapshot) {
 }
 
 impl Wanted {
+    /// Whether a configuration wants the same of ports, this node and its peers.
+    fn is(&self, config: &SnapshotConfig) -> bool {
+        self.local == config.local && self.ports == config.ports && self.peers == config.peers
+    }
+
     fn ranges(&self) -> impl PartialEq + use<> {
         let mut all: Vec<(usize, Prefix)> = self
-            .peers
+            .by_vtep
             .iter()
             .enumerate()
             .flat_map(|(i, p)| p.iter().flat_map(move |p| p.1.iter().map(move |r| (i, *r))))
@@ -327,7 +412,7 @@ impl Wanted {
     }
 
     fn addresses(&self, vtep: VtepIndex) -> &[IpAddr] {
-        self.peers.get(vtep.index()).and_then(Option::as_ref).map_or(&[], |p| &p.0)
+        self.by_vtep.get(vtep.index()).and_then(Option::as_ref).map_or(&[], |p| &p.0)
     }
 }
 
