@@ -22,7 +22,6 @@ pub use config::{
 };
 
 use super::nets::{Nets, number};
-pub(crate) use compile::Change;
 use compile::Tables;
 use shards::{Map, Shards};
 
