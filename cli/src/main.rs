@@ -29,6 +29,10 @@ enum Command {
     Ports(see::SeeArgs),
     /// Show which packets were dropped, where and why.
     Drops(see::SeeArgs),
+    /// Show the connections that go through the node, both directions as one line.
+    Flows(see::FlowsArgs),
+    /// Show what Services' addresses lead to, how often they were used, and why an endpoint is not.
+    Services(see::SeeArgs),
     /// A cluster of namespaces on this machine, for demos, CI and tests.
     Lab(lab::LabArgs),
 }
@@ -39,6 +43,8 @@ fn main() -> ExitCode {
         Command::Status(args) => see::status(&cli.run_dir, args),
         Command::Ports(args) => see::ports(&cli.run_dir, args).map(|()| true),
         Command::Drops(args) => see::drops(&cli.run_dir, args).map(|()| true),
+        Command::Flows(args) => see::flows(&cli.run_dir, args).map(|()| true),
+        Command::Services(args) => see::services(&cli.run_dir, args).map(|()| true),
         Command::Lab(args) => lab::run(args).map(|()| true),
     };
     match done {

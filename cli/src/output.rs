@@ -10,6 +10,8 @@ use serde::Serialize;
 pub enum Format {
     /// Columns for people.
     Table,
+    /// More columns, where there are more.
+    Wide,
     /// One JSON document: a contract that tests hold.
     Json,
 }

@@ -1,4 +1,9 @@
-//! `podplane status`, `ports` and `drops`: what the node's two processes say of themselves.
+//! `podplane status`, `ports`, `drops`, `flows` and `services`: what the node's two processes say of themselves.
+
+mod flows;
+mod services;
+#[cfg(test)]
+mod testing;
 
 use std::path::{Path, PathBuf};
 
@@ -10,6 +15,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::output::{self, Format};
+
+pub use flows::{FlowsArgs, flows};
+pub use services::services;
 
 /// Where to ask and how to print.
 #[derive(Debug, clap::Args)]
@@ -62,7 +70,7 @@ pub fn status(run_dir: &Path, args: &SeeArgs) -> Result<bool> {
     let status = NodeStatus { dataplane, agent, problems };
     match args.output {
         Format::Json => output::json(&status)?,
-        Format::Table => print_status(&status),
+        Format::Table | Format::Wide => print_status(&status),
     }
     Ok(works)
 }
@@ -106,24 +114,25 @@ fn print_dataplane(status: &Status) {
         println!("peer       {}, VTEP {}, next hop {next_hop}", peer.name, peer.vtep);
     }
     println!("endpoints  {} connected, {} packets dropped", status.endpoints, status.dropped);
-    println!(
-        "flows      {} of {} half-entries, pressure {:.0} %",
-        flows.halves,
-        flows.capacity,
-        flows.pressure * 100.0
-    );
+    println!("flows      {} of {} half-entries, pressure {}", flows.halves, flows.capacity, percent(flows.pressure));
     for pool in &status.buffers {
-        println!("buffers    {}: {} of {} in use", pool.name, pool.in_use, pool.capacity);
+        let pressure = percent(f64::from(pool.in_use) / f64::from(pool.capacity.max(1)));
+        println!("buffers    {}: {} of {} in use, pressure {pressure}", pool.name, pool.in_use, pool.capacity);
     }
     output::table(
-        &["WORKER", "CPU", "BUSY", "PORTS", "RX", "TX", "SLEEPS"],
+        &["WORKER", "CPU", "BUSY", "PORTS", "RX", "TX", "SLEEPS", "FLOWS", "PRESSURE"],
         status.workers.iter().map(|w| {
             let cpu = w.cpu.map_or_else(|| "any".to_owned(), |cpu| cpu.to_string());
-            let numbers = [w.ports as u64, w.rx_packets, w.tx_packets, w.sleeps].map(|n| n.to_string());
-            let [ports, rx, tx, sleeps] = numbers;
-            [w.id.to_string(), cpu, format!("{:.0} %", w.busy * 100.0), ports, rx, tx, sleeps]
+            let numbers = [w.ports as u64, w.rx_packets, w.tx_packets, w.sleeps, w.flows].map(|n| n.to_string());
+            let [ports, rx, tx, sleeps, flows] = numbers;
+            let pressure = w.flows as f64 / w.flow_capacity.max(1) as f64;
+            [w.id.to_string(), cpu, percent(w.busy), ports, rx, tx, sleeps, flows, percent(pressure)]
         }),
     );
+}
+
+fn percent(part: f64) -> String {
+    format!("{:.0} %", part * 100.0)
 }
 
 /// `podplane ports`.
