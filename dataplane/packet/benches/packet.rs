@@ -1,14 +1,20 @@
-//! Nanoseconds per packet of the parser, and bytes per second of the checksum.
+//! Nanoseconds per packet of the parser and of translation, and bytes per second of the checksum.
 
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use podplane_packet::buf::PacketBuf;
 use podplane_packet::checksum;
 use podplane_packet::id::Mac;
+use podplane_packet::nat::{Place, Tuple, translate};
 use podplane_packet::parse::parse;
-use podplane_packet::testing::{FrameSpec, Ip, Transport};
+use podplane_packet::testing::{FrameSpec, Ip, Transport, VecBuf};
 
 fn tcp(ip: Ip) -> Vec<u8> {
+    spec(ip).build()
+}
+
+fn spec(ip: Ip) -> FrameSpec {
     FrameSpec {
         dst_mac: Mac::GATEWAY,
         src_mac: Mac([2, 0, 0, 0, 0, 9]),
@@ -19,7 +25,6 @@ fn tcp(ip: Ip) -> Vec<u8> {
         l4: Transport::Tcp { sport: 1, dport: 2, seq: 3, ack: 4, flags: 0x10, window: 5, options: vec![1; 12] },
         payload: vec![7; 64],
     }
-    .build()
 }
 
 fn parser(c: &mut Criterion) {
@@ -44,5 +49,36 @@ fn sums(c: &mut Criterion) {
     g.finish();
 }
 
-criterion_group!(benches, parser, sums);
+fn translation(c: &mut Criterion) {
+    let v4 = Ip::V4 { src: [10, 0, 0, 1].into(), dst: [10, 96, 0, 1].into(), id: 1, df: true, options: vec![] };
+    let v6 = Ip::V6 { src: 1.into(), dst: 2.into(), label: 3, extensions: vec![] };
+    let sctp = |payload| {
+        let mut s = spec(v4.clone());
+        (s.l4, s.payload) = (Transport::Sctp { sport: 1, dport: 2 }, vec![7; payload]);
+        s
+    };
+    let four = |port| Tuple { src: [10, 0, 0, 1].into(), dst: [10, 244, 2, port as u8].into(), sport: 1, dport: port };
+    let six = |port| Tuple { src: [5; 16].into(), dst: [6; 16].into(), sport: 1, dport: port };
+    let mut g = c.benchmark_group("translate");
+    g.throughput(Throughput::Elements(1));
+    for (name, s, new) in [
+        ("tcp over IPv4", spec(v4.clone()), [four(8080), four(80)]),
+        ("tcp over IPv6", spec(v6), [six(8080), six(80)]),
+        ("sctp, 64 bytes", sctp(64), [four(8080), four(80)]),
+        ("sctp, 1400 bytes", sctp(1400), [four(8080), four(80)]),
+    ] {
+        let mut buf = VecBuf::new(&s.build());
+        let at = Place::from(&parse(buf.head(), buf.len()).expect("sound"));
+        let mut turn = 0;
+        g.bench_function(name, |b| {
+            b.iter(|| {
+                turn ^= 1;
+                translate(black_box(&mut buf), black_box(&at), black_box(&new[turn]))
+            });
+        });
+    }
+    g.finish();
+}
+
+criterion_group!(benches, parser, sums, translation);
 criterion_main!(benches);

@@ -11,6 +11,7 @@ pub mod checksum;
 pub mod gro;
 pub mod gso;
 pub mod id;
+pub mod nat;
 pub mod parse;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

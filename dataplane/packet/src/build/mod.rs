@@ -3,10 +3,12 @@
 mod icmp;
 mod reply;
 mod rewrite;
+mod tcp;
 
 pub use icmp::{Answer, IcmpError, MAX_ERROR_V4, MAX_ERROR_V6, icmp_error, may_answer};
 pub use reply::{arp_reply, echo_reply, neighbour_advertisement};
 pub use rewrite::{decrement_ttl, set_tos};
+pub use tcp::{may_reset, tcp_reset};
 
 use core::net::{Ipv4Addr, Ipv6Addr};
 

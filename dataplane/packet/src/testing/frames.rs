@@ -61,7 +61,7 @@ pub enum Transport {
         /// Destination port.
         dport: u16,
     },
-    /// SCTP (its CRC is left zero).
+    /// SCTP.
     Sctp {
         /// Source port.
         sport: u16,
@@ -128,6 +128,18 @@ pub fn naive_transport_checksum(ip: &Ip, protocol: u8, l4: &[u8]) -> u16 {
         0 if protocol == proto::UDP => 0xffff,
         c => c,
     }
+}
+
+/// CRC32c as RFC 9260 appendix A defines it, bit by bit. In a packet its bytes stand from the lowest to the highest.
+pub fn naive_crc32c(bytes: &[u8]) -> u32 {
+    let mut crc = !0u32;
+    for &b in bytes {
+        crc ^= u32::from(b);
+        for _ in 0..8 {
+            crc = if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
+        }
+    }
+    !crc
 }
 
 fn padded(options: &[u8]) -> Vec<u8> {
@@ -251,6 +263,10 @@ impl FrameSpec {
             Transport::Raw(_) => None,
         };
         h.extend(&self.payload);
+        if matches!(self.l4, Transport::Sctp { .. }) {
+            let crc = naive_crc32c(&h).to_le_bytes();
+            h[8..12].copy_from_slice(&crc);
+        }
         if let Some(at) = field {
             let sum = naive_transport_checksum(&self.ip, self.proto(), &h);
             h[at..at + 2].copy_from_slice(&sum.to_be_bytes());

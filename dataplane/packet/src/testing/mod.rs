@@ -5,6 +5,6 @@ pub mod fuzz;
 mod strategies;
 mod vecbuf;
 
-pub use frames::{FrameSpec, Ip, Transport, naive_sum, naive_transport_checksum};
+pub use frames::{FrameSpec, Ip, Transport, naive_crc32c, naive_sum, naive_transport_checksum};
 pub use strategies::{any_bytes, frame_spec, gso_spec, mutated, segmented, spec_of};
 pub use vecbuf::VecBuf;
