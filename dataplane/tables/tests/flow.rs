@@ -244,10 +244,11 @@ fn a_table_takes_all_it_was_made_for_and_evicts_nothing() {
 #[test]
 fn a_connection_costs_what_it_may() {
     const N: usize = 1 << 16;
+    // Entries, lines and the timer wheel of both halves.
     let wheel = 8 * (N + 1);
     let v4 = (table::<V4>(N).memory() + wheel) as f64 * 2.0 / N as f64;
     let v6 = (table::<V6>(N).memory() + wheel) as f64 * 2.0 / N as f64;
-    assert!(v4 <= 161.0, "{v4} bytes per IPv4 connection");
+    assert!(v4 <= 160.0, "{v4} bytes per IPv4 connection");
     assert!(v6 <= 300.0, "{v6} bytes per IPv6 connection");
 }
 
