@@ -1,0 +1,91 @@
+//! Tells a client that a Service takes no connection: a reset for TCP, port unreachable for UDP and SCTP.
+//!
+//! Uses: `ip`, `l4`, `via`. Sets: nothing; the packet is dropped.
+//!
+//! The answer speaks as the address that the client sent to, for no other means anything to it, and goes back the way the
+//! packet came: by the pod's port or the host port, into the tunnel, or plain to the MAC that the frame came from. Not
+//! answered are resets, fragments of TCP, later fragments of others, packets whose checksum is wrong (a damaged port number
+//! is no reason to end a connection), and what exceeds the limits of the port that they came in by.
+//!
+//! Next: `encap` for clients behind a tunnel; drop.
+
+use podplane_packet::buf::PacketBuf;
+use podplane_packet::build::{Answer, IcmpError, icmp_error, may_answer, may_reset, tcp_reset};
+use podplane_packet::id::{Mac, PortId};
+use podplane_packet::parse::{Parsed, Verdict, transport_ok};
+use podplane_tables::flow::Action;
+
+use super::classify::ETH_LEN;
+use super::{Next, Pkt, World, encap};
+use crate::drop::DropReason;
+use crate::env::Env;
+use crate::graph::Node;
+use crate::headers::{self, SCTP, TCP, UDP};
+use crate::pass::Pass;
+use crate::world::Ctx;
+
+pub(crate) const NODE: Node = Node {
+    does: "Answers what a Service refuses with a TCP reset or port unreachable.",
+    drops: &[DropReason::ServiceRefused],
+    parses: false,
+};
+
+pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
+    if let Some(parsed) = headers::parsed(&p.buf, usize::from(p.ctx.l3))
+        && may(w, p, &parsed)
+        && transport_ok(&p.buf, &parsed) != Verdict::Bad
+    {
+        tell(w, p, &parsed);
+    }
+    Next::Drop(DropReason::ServiceRefused)
+}
+
+/// "Port unreachable" (RFC 792; RFC 4443 section 3.1).
+const fn unreachable(v6: bool) -> IcmpError {
+    IcmpError::Unreachable { code: if v6 { 4 } else { 3 } }
+}
+
+/// Whether the packet is one to answer, and there is a token for the answer.
+fn may<E: Env>(w: &mut World<'_, E>, p: &Pkt<E::Buf>, parsed: &Parsed) -> bool {
+    let port = p.ctx.via.port;
+    match p.ctx.ip.proto {
+        TCP => may_reset(parsed) && w.st.limiters.allow_reset(port, w.now),
+        UDP | SCTP => may_answer(parsed, unreachable(parsed.addrs.is_v6())) && w.st.limiters.allow(port, w.now),
+        _ => false,
+    }
+}
+
+/// Builds and sends the answer. Without a buffer, nobody is told.
+fn tell<E: Env>(w: &mut World<'_, E>, p: &Pkt<E::Buf>, parsed: &Parsed) {
+    let Some(mut buf) = w.env.alloc() else { return };
+    let plain = p.ctx.via.port == PortId::UPLINK && p.ctx.via.vtep.is_none();
+    // The gateway's MAC is every node's and so must not be seen on the network between them.
+    let src_mac = match w.snap.port(PortId::UPLINK) {
+        Some(uplink) if plain => uplink.mac,
+        _ => Mac::GATEWAY,
+    };
+    // Behind a tunnel, `encap` writes the inner MACs.
+    let answer = Answer { from: p.ctx.ip.dst, src_mac, dst_mac: p.src_mac() };
+    let built = match p.ctx.ip.proto {
+        TCP => tcp_reset(&mut buf, &p.buf, parsed, answer.src_mac, answer.dst_mac),
+        _ => icmp_error(&mut buf, &p.buf, parsed, unreachable(parsed.addrs.is_v6()), &answer),
+    };
+    if !built {
+        w.st.abandoned += 1;
+        return;
+    }
+    buf.meta_mut().port = p.ctx.via.port;
+    let mut ctx = Ctx::new(p.ctx.via.port);
+    ctx.l3 = ETH_LEN as u16;
+    ctx.hash = p.ctx.hash;
+    ctx.pass = Some(Pass::gateway_reply());
+    let mut news = Pkt { buf, ctx };
+    let next = match p.ctx.via.vtep {
+        Some(vtep) => {
+            news.ctx.out = if p.ctx.via.entry { Action::Enter(vtep) } else { Action::Encap(vtep) };
+            encap::process(w, &mut news)
+        }
+        None => Next::Transmit(p.ctx.via.port, Pass::gateway_reply()),
+    };
+    w.finish(news, next);
+}
