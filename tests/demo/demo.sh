@@ -34,6 +34,12 @@ import json, sys
 for pod in json.load(sys.stdin)["pods"]:
     if pod["namespace"] + "/" + pod["name"] == sys.argv[1]: print(*pod["addresses"])' "$1"; }
 
+service() { # the addresses in a column of `lab status`
+  podplane lab status --name $lab -o json | python3 -c '
+import json, sys
+for service in json.load(sys.stdin)["services"]:
+    if service["namespace"] + "/" + service["name"] == sys.argv[1]: print(*service[sys.argv[2]])' "$1" "$2"; }
+
 down() {
   podplane lab down --name $lab || failed=$((failed + 1))
   [ $reserved = 0 ] || podplane-hugepages release || failed=$((failed + 1))
@@ -51,7 +57,21 @@ too_big() { # the gateway must answer, and name the overlay's MTU
   ping -c 2 -i 0.3 -W 1 -M do -s 1440 "$1" | grep -iE '^From .*(frag needed|too big).*mtu ?= ?1450'; }
 raise_mtu() { # both ends of pods' veths: pods that believe in a larger MTU than the overlay has
   ip -br link | awk -F'[@ ]' '/^(pp|eth0)/ {print $1}' | xargs -I{} ip link set {} mtu 1500; }
-export -f ping_ok fetch iperf too_big raise_mtu
+replicas() { # who answers URL: NAMES expected, and whom they saw
+  local url=$1 names=$2 seen=$3 said
+  said=$(for _ in $(seq 16); do curl -sS --max-time 5 "$url" || exit 1; done | sort | uniq -c) || return 1
+  awk '{print $2 ": " $1 " answers, saw " $3}' <<<"$said" | paste -sd ';'
+  [ "$(awk '{print $2}' <<<"$said" | sort -u | paste -sd ' ')" = "$names" ] && [ "$(awk '{print $3}' <<<"$said" | sort -u)" = "$seen" ]; }
+refused() { # at once, not after a time-out
+  ! curl -sS --max-time 2 "$1" 2>/dev/null && [ "$(curl -s --max-time 2 -o /dev/null -w '%{errormsg}' "$1" | grep -c refused)" = 1 ] && echo 'connection refused'; }
+drain() { # a backend goes while requests run
+  podplane lab exec --name $lab demo/near -- python3 "$PROGRAMS/client.py" load "$1" 80 5 >"$2" &
+  sleep 1
+  podplane lab pod terminate --name $lab demo/replica-1 && sleep 1 && podplane lab pod delete --name $lab demo/replica-1
+  wait $! && tail -n 1 "$2" && grep -q 'bad 0' "$2"; }
+export PROGRAMS
+PROGRAMS=$(cd "$here/../src/programs" && pwd)
+export -f replicas refused drain ping_ok fetch iperf too_big raise_mtu
 
 say 'Reserving hugepages and bringing up two nodes'
 trap '[ "${KEEP:-}" = 1 ] || down; exit 130' INT TERM
@@ -97,6 +117,24 @@ in_pod demo/farther bash -c raise_mtu
 step 'IPv4: fragmentation needed' in_pod demo/farther bash -c "too_big $web4"
 step 'IPv6: packet too big' in_pod demo/farther bash -c "too_big $web6"
 
+say 'Services: stable addresses in front of pods'
+sed "s|@SERVE@|$PROGRAMS/serve.py|" "$here/services.yaml" | podplane lab apply --name $lab -f - || failed=$((failed + 1))
+read -r shop4 shop6 <<<"$(service demo/shop cluster_ips)"
+read -r solo4 solo6 <<<"$(service demo/solo cluster_ips)"
+read -r lb4 lb6 <<<"$(service demo/shop external_ips)"
+both='replica-1 replica-2'
+step 'IPv4: a pod reaches a ClusterIP, and each backend sees the pod' in_pod demo/near bash -c "replicas http://$shop4/ '$both' $near4"
+step 'IPv6: the same' in_pod demo/near bash -c "replicas http://[$shop6]/ '$both' $near6"
+step 'a process on a node reaches the ClusterIP' on_node 1 bash -c "replicas http://$shop4/ '$both' 10.77.0.11"
+step 'from outside by NodePort, backends on both nodes see the client' in_pod @outside bash -c "replicas http://10.77.0.11:30080/ '$both' 10.77.0.1"
+step 'IPv6: the same' in_pod @outside bash -c "replicas http://[fd00:10:77::11]:30080/ '$both' fd00:10:77::1"
+step "from outside by the load balancer's address" in_pod @outside bash -c "replicas http://$lb4/ '$both' 10.77.0.1"
+step 'a pod reaches itself through its own Service' in_pod demo/replica-3 bash -c "replicas http://$solo4/ replica-3 10.244.1.1"
+step 'a port that the Service lacks is refused at once' in_pod demo/near bash -c "refused http://$shop4:81/"
+requests=$(mktemp)
+step 'a backend is drained and deleted while requests run: none fails' drain "$shop4" "$requests"
+rm -f "$requests"
+
 say 'The agent goes, packets go on'
 agent=$(podplane lab status --name $lab -o json | python3 -c 'import json,sys; print(json.load(sys.stdin)["nodes"][0]["agent_pid"])')
 kill -9 "$agent"
@@ -105,6 +143,8 @@ step 'IPv4 across nodes without the agent' in_pod demo/far bash -c "ping_ok $web
 say 'What the dataplane of node 1 counted'
 run=$(podplane lab status --name $lab -o json | python3 -c 'import json,sys; print(json.load(sys.stdin)["nodes"][0]["run_dir"])')
 podplane --run-dir "$run" ports || failed=$((failed + 1))
+podplane --run-dir "$run" services || failed=$((failed + 1))
+podplane --run-dir "$run" flows --service demo/shop | head -n 12
 podplane --run-dir "$run" drops || failed=$((failed + 1))
 
 if [ "${KEEP:-}" = 1 ]; then

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cni;
+pub mod services;
 
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};

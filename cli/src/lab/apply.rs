@@ -7,13 +7,18 @@ use serde_json::{Value, json};
 
 use super::controlplane::{admit, balancer, cidr, slices, types};
 use super::objects::{ObjectRef, delete, get, list, patch_status, read_path, store};
-use super::pod;
 use super::state::Lab;
+use super::{dns, pod};
 
 /// Creates or replaces the objects of a file or a folder. Each is applied or refused by itself, as kubectl does it.
 pub fn apply(lab: &Lab, path: &Path) -> Result<()> {
+    apply_objects(lab, read_path(path)?)
+}
+
+/// Creates or replaces objects.
+pub fn apply_objects(lab: &Lab, objects: Vec<Value>) -> Result<()> {
     let mut refused = Vec::new();
-    for object in read_path(path)? {
+    for object in objects {
         if let Err(error) = one(lab, object) {
             refused.push(format!("{error:#}"));
         }
@@ -108,5 +113,5 @@ pub fn settle(lab: &Lab) -> Result<()> {
             store(lab, slice).with_context(|| format!("storing endpointslice {}", which.name))?;
         }
     }
-    Ok(())
+    dns::refresh(lab)
 }

@@ -167,6 +167,9 @@ pub struct UpArgs {
     /// Zones of the nodes, dealt out in turn; without it each node has one of its own.
     #[arg(long, value_delimiter = ',')]
     pub zones: Vec<String>,
+    /// Serve the Services' names with CoreDNS, which must be installed; `exec` in pods then uses them.
+    #[arg(long)]
+    pub dns: bool,
     /// An option for every agent; may be repeated.
     #[arg(long, allow_hyphen_values = true, value_name = "OPTION")]
     pub agent_arg: Vec<String>,

@@ -9,7 +9,7 @@ use super::args::UpArgs;
 use super::controlplane::{balancer, cidr};
 use super::net::{add_netns, delete_netns, ip_batch, netns_with_prefix, plug, sysctl};
 use super::state::{Lab, Shape};
-use super::{apply, node, objects, process};
+use super::{apply, dns, node, objects, process};
 
 /// Addresses of the host beside the cluster.
 pub const OUTSIDE: [&str; 2] = ["10.77.0.1/24", "fd00:10:77::1/64"];
@@ -54,6 +54,9 @@ fn check_machine(name: &str, args: &UpArgs) -> Result<()> {
     }
     for program in ["podplane-dataplane", "podplane-agent", "podplane-cni"] {
         node::binary(program)?;
+    }
+    if args.dns {
+        dns::program()?;
     }
     if args.no_huge {
         return Ok(());
@@ -107,6 +110,9 @@ fn build(lab: &Lab, args: &UpArgs) -> Result<()> {
     }
     for n in lab.nodes() {
         node::wait_peers(lab, n, Duration::from_secs(20))?;
+    }
+    if args.dns {
+        dns::start(lab)?;
     }
     if let Some(folder) = &args.manifests {
         apply::apply(lab, folder)?;

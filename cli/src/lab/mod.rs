@@ -11,6 +11,7 @@ mod apply;
 mod args;
 mod cluster;
 mod controlplane;
+mod dns;
 mod net;
 mod node;
 mod objects;

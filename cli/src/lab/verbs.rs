@@ -1,6 +1,7 @@
 //! One function for each verb of `podplane lab`.
 
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use super::args::{LabArgs, PodVerb, Verb};
 use super::controlplane::types::text;
 use super::state::Lab;
-use super::{apply, cluster, node, objects, pod};
+use super::{apply, cluster, dns, node, objects, pod};
 use crate::output::{self, Format};
 
 /// Runs the verb.
@@ -30,12 +31,12 @@ pub fn run(args: &LabArgs) -> Result<()> {
         Verb::Pod(PodVerb::Unready { pod }) => pod::set_ready(&open()?, pod, false),
         Verb::Pod(PodVerb::Terminate { pod }) => pod::terminate(&open()?, pod),
         Verb::Exec { target, command } => {
-            let netns = netns_of(&open()?, target)?;
-            exec(&netns, command)
+            let (netns, resolver) = exec_target(&open()?, target)?;
+            exec(&netns, resolver.as_deref(), command)
         }
         Verb::NodeExec { node, command } => {
             let netns = open()?.node_netns(*node)?;
-            exec(&netns, command)
+            exec(&netns, None, command)
         }
         Verb::Restart { process, node } => node::restart(&open()?, *node, *process),
         Verb::Get { kind, name } => get(&open()?, kind, name.as_deref()),
@@ -44,17 +45,21 @@ pub fn run(args: &LabArgs) -> Result<()> {
     }
 }
 
-fn netns_of(lab: &Lab, target: &str) -> Result<String> {
-    if target == "@outside" {
-        return Ok(lab.netns("outside"));
-    }
-    Ok(pod::existing(lab, target)?.netns)
+/// The network of a pod or of the host beside the cluster, and the pod's resolver configuration if the lab has names.
+fn exec_target(lab: &Lab, target: &str) -> Result<(String, Option<PathBuf>)> {
+    let netns = if target == "@outside" { lab.netns("outside") } else { pod::existing(lab, target)?.netns };
+    Ok((netns, dns::resolv_conf(lab, target)?))
 }
 
 /// Becomes `command` inside of a network namespace. The lab's lock was let go before: commands may run for long.
-fn exec(netns: &str, command: &[String]) -> Result<()> {
-    let error = Command::new("nsenter").arg(format!("--net=/run/netns/{netns}")).arg("--").args(command).exec();
-    Err(error).context("running nsenter (Debian: apt-get install util-linux)")
+fn exec(netns: &str, resolver: Option<&Path>, command: &[String]) -> Result<()> {
+    let mut nsenter = Command::new("nsenter");
+    nsenter.arg(format!("--net=/run/netns/{netns}")).arg("--");
+    if let Some(file) = resolver {
+        let mount = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
+        nsenter.args(["unshare", "--mount", "sh", "-c", mount]).arg(file);
+    }
+    Err(nsenter.args(command).exec()).context("running nsenter (Debian: apt-get install util-linux)")
 }
 
 fn get(lab: &Lab, kind: &str, name: Option<&str>) -> Result<()> {

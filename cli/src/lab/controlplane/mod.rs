@@ -10,6 +10,7 @@ pub mod balancer;
 pub mod cidr;
 mod defaults;
 mod invalid;
+pub mod names;
 pub mod slices;
 #[cfg(test)]
 mod testing;
