@@ -144,7 +144,8 @@ reasons! {
     TxQueueFull "tx-queue-full" "The egress port's queue is full: its reader is slower than its senders.";
     TxDevice "tx-device" "The egress device refused the packet.";
     BadOffload "bad-offload" "The packet's offload metadata contradicts its bytes: a fault of the receiving port driver, or a hostile guest.";
-    RxTruncated "rx-truncated" "The receiving device delivered the packet cut short or with offload metadata that contradicts its bytes.";
+    RxTruncated "rx-truncated" "The receiving device delivered the packet cut short.";
+    LinearTooLong "linear-too-long" "The egress device takes a packet in one buffer only, which holds 16 KiB at most: lower the MTU.";
 }
 
 /// Maps each parse error to the reason of the same name.

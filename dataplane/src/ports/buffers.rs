@@ -2,6 +2,7 @@
 
 use dpdk_glue::{Eal, Mbuf, Mempool, PoolConfig, PoolError};
 use podplane_packet::buf::Meta;
+use podplane_pipeline::DropReason;
 
 use super::Pkt;
 use super::afpacket::{RecvBatch, SendBatch};
@@ -68,14 +69,18 @@ impl Pools {
         })
     }
 
-    /// An empty packet with room for `len` bytes in one segment. `None`: the pool is exhausted, or nothing is so large.
-    pub(crate) fn linear(&self, len: usize) -> Option<Pkt> {
-        let mbuf = match len {
-            0..=SMALL => self.small.alloc()?,
-            _ if len <= LARGE => self.large.alloc()?,
-            _ => return None,
+    /// An empty packet with room for `len` bytes in one buffer.
+    ///
+    /// # Errors
+    /// [`DropReason::NoBuffers`]: the pool is exhausted; [`DropReason::LinearTooLong`]: no buffer is so large.
+    #[inline]
+    pub(crate) fn alloc(&self, len: usize) -> Result<Pkt, DropReason> {
+        let pool = match len {
+            0..=SMALL => &self.small,
+            _ if len <= LARGE => &self.large,
+            _ => return Err(DropReason::LinearTooLong),
         };
-        Some(Pkt::new(mbuf))
+        pool.alloc().map(Pkt::new).ok_or(DropReason::NoBuffers)
     }
 
     /// How full the pools are: (in use, all) of small, large and slices. For housekeeping.

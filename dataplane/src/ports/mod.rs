@@ -10,16 +10,14 @@
 //! | [`PortIo::Ethdev`] | a DPDK device by its arguments | as many ends as it has queues | every end, or the home's ([`TxFrom`]) |
 
 pub(crate) mod buffers;
-pub(crate) mod cut;
+mod coalesce;
 mod error;
 mod ethdev;
-mod gro;
-mod inner;
 mod opener;
 mod pkt;
 mod queue;
 mod soft;
-mod sum;
+mod split;
 
 pub mod afpacket;
 

@@ -2,11 +2,7 @@
 #![allow(unsafe_code)]
 
 use dpdk_glue::{Mbuf, MbufRepr, Segments};
-use podplane_packet::buf::{Csum, Meta, PacketBuf};
-
-use super::afpacket::frame::Layout;
-use super::cut::transport_checksum;
-use super::sum::Sum;
+use podplane_packet::buf::{Meta, PacketBuf};
 
 /// A packet: an mbuf chain whose first buffer's private area holds the [`Meta`].
 #[derive(Debug)]
@@ -53,42 +49,6 @@ impl Pkt {
     #[inline]
     pub fn segment_count(&self) -> usize {
         self.0.segment_count()
-    }
-
-    /// Sums the bytes from `start` to the end.
-    pub(crate) fn sum_from(&self, start: usize) -> Sum {
-        let mut sum = Sum::default();
-        self.0.for_each_slice(start, self.0.pkt_len().saturating_sub(start), |s| sum.add(s));
-        sum
-    }
-
-    /// Sums from `start` to the end and stores the checksum at `start + offset`, whose field takes part in the sum.
-    /// `false`: the field is not in the first segment.
-    pub(crate) fn complete(&mut self, start: usize, offset: usize, proto: u8) -> bool {
-        let at = start + offset;
-        if at + 2 > self.0.data_len() {
-            return false;
-        }
-        let checksum = transport_checksum(self.sum_from(start), proto);
-        self.0.data_mut()[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
-        true
-    }
-
-    /// Completes a partial checksum, if there is one. `false`: it does not lie in the first segment.
-    pub(crate) fn complete_checksum(&mut self) -> bool {
-        let Csum::Partial { start, offset } = self.meta().csum else { return true };
-        // Only UDP's checksum lies 6 bytes into its header, and only there a zero has a meaning of its own.
-        let proto = if offset == 6 { super::afpacket::frame::UDP } else { super::afpacket::frame::TCP };
-        let done = self.complete(usize::from(start), usize::from(offset), proto);
-        if done {
-            self.meta_mut().csum = Csum::Good;
-        }
-        done
-    }
-
-    /// Where this frame's own headers lie (the outer ones, of a tunnelled frame).
-    pub(crate) fn layout(&self) -> Option<Layout> {
-        Layout::of(self.0.data())
     }
 }
 

@@ -1,14 +1,13 @@
 //! Doing in software what a device cannot: cutting GSO frames, completing checksums, joining chains, putting tags in.
 
 use podplane_packet::buf::{Csum, Gso, Meta, PacketBuf};
+use podplane_packet::checksum::{complete, fold, sum};
+use podplane_packet::gso::Segmenter;
 use podplane_packet::id::PortId;
 use podplane_pipeline::DropReason;
 
 use super::Pkt;
-use super::afpacket::frame::{Layout, UDP};
 use super::buffers::Pools;
-use super::cut::{Cutter, set_v4, transport_checksum};
-use super::sum::Sum;
 
 /// A packet that is made fit for a device without offloads.
 #[derive(Debug)]
@@ -23,11 +22,10 @@ impl Soften {
     /// Makes `pkt` ready; `chains`: the device sends several segments.
     pub(crate) fn new(mut pkt: Pkt, chains: bool, pools: &Pools) -> Result<Soften, DropReason> {
         if pkt.meta().gso != Gso::None {
-            return Cut::new(pkt).map(Soften::Cut).ok_or(DropReason::TxDevice);
+            let segmenter = Segmenter::new(&pkt).map_err(|_| DropReason::BadOffload)?;
+            return Ok(Soften::Cut(Cut { pkt, segmenter, next: 0 }));
         }
-        if !pkt.complete_checksum() {
-            return Err(DropReason::TxDevice);
-        }
+        complete(&mut pkt).map_err(|_| DropReason::BadOffload)?;
         if pkt.segment_count() > 1 && !chains {
             pkt = joined(&pkt, pools)?;
         }
@@ -37,9 +35,9 @@ impl Soften {
 
 /// A copy in one segment.
 fn joined(pkt: &Pkt, pools: &Pools) -> Result<Pkt, DropReason> {
-    let mut one = pools.linear(pkt.len()).ok_or(DropReason::NoBuffers)?;
+    let mut one = pools.alloc(pkt.len())?;
     if !one.mbuf_mut().set_len(pkt.len()) || !pkt.copy_to(0, one.head_mut()) {
-        return Err(DropReason::TxDevice);
+        return Err(DropReason::LinearTooLong);
     }
     *one.meta_mut() = *pkt.meta();
     Ok(one)
@@ -60,25 +58,11 @@ fn tagged(mut pkt: Pkt) -> Result<Pkt, DropReason> {
 #[derive(Debug)]
 pub(crate) struct Cut {
     pkt: Pkt,
-    cutter: Cutter,
-    /// Bytes of outer headers, and where they are.
-    tunnel: usize,
-    outer: Option<Layout>,
+    segmenter: Segmenter,
     next: usize,
 }
 
 impl Cut {
-    /// Plans it. `None`: metadata and headers contradict each other.
-    fn new(pkt: Pkt) -> Option<Cut> {
-        let tunnel = usize::from(pkt.meta().tunnel);
-        let cutter = Cutter::new(pkt.head().get(tunnel..)?, pkt.len() - tunnel, pkt.meta().gso)?;
-        let outer = if tunnel == 0 { None } else { Some(Layout::of(&pkt.head()[..tunnel])?) };
-        if outer.is_some_and(|l| l.proto != UDP || l.l4 + 8 > tunnel) {
-            return None;
-        }
-        Some(Cut { pkt, cutter, tunnel, outer, next: 0 })
-    }
-
     /// Where the frame came in.
     pub(crate) fn port(&self) -> PortId {
         self.pkt.meta().port
@@ -87,7 +71,7 @@ impl Cut {
     /// The next packet, complete. `None`: that was the last. After an error the rest is to be given up.
     pub(crate) fn next(&mut self, pools: &Pools) -> Option<Result<Pkt, DropReason>> {
         let i = self.next;
-        if i == self.cutter.count() {
+        if i == self.segmenter.segments() {
             return None;
         }
         self.next += 1;
@@ -95,45 +79,19 @@ impl Cut {
     }
 
     fn piece(&self, i: usize, pools: &Pools) -> Result<Pkt, DropReason> {
-        let (at, len) = self.cutter.payload(i);
-        let headers = self.tunnel + self.cutter.headers();
-        let mut out = pools.linear(headers + len).ok_or(DropReason::NoBuffers)?;
+        let (at, len) = self.segmenter.payload(i);
+        let headers = self.segmenter.header_len();
+        let mut out = pools.alloc(headers + len)?;
         if !out.mbuf_mut().set_len(headers + len) {
-            return Err(DropReason::TxDevice);
+            return Err(DropReason::LinearTooLong);
         }
-        let head = self.pkt.head();
-        let bytes = out.head_mut();
-        if !self.pkt.copy_to(self.tunnel + at, &mut bytes[headers..]) {
-            return Err(DropReason::TxDevice);
-        }
-        let mut sum = Sum::default();
-        sum.add(&bytes[headers..]);
-        self.cutter.write(&head[self.tunnel..], i, sum, &mut bytes[self.tunnel..headers]);
-        bytes[..self.tunnel].copy_from_slice(&head[..self.tunnel]);
-        if let Some(outer) = &self.outer {
-            write_outer(bytes, outer, i);
+        let (head, payload) = out.head_mut().split_at_mut(headers);
+        let copied = self.pkt.copy_to(at, payload);
+        let written = self.segmenter.write(self.pkt.head(), i, fold(sum(payload)), head);
+        if !copied || written.is_none() {
+            return Err(DropReason::BadOffload);
         }
         *out.meta_mut() = Meta { gso: Gso::None, csum: Csum::Good, ..*self.pkt.meta() };
         tagged(out)
-    }
-}
-
-/// Corrects the outer headers of the `i`th of several datagrams for its length. A UDP checksum of zero stays.
-fn write_outer(bytes: &mut [u8], layout: &Layout, i: usize) {
-    let Layout { l3, l4, v4, .. } = *layout;
-    let len = bytes.len();
-    if v4 {
-        let id = u16::from_be_bytes([bytes[l3 + 4], bytes[l3 + 5]]).wrapping_add(i as u16);
-        set_v4(&mut bytes[l3..l4], len - l3, id);
-    } else {
-        bytes[l3 + 4..l3 + 6].copy_from_slice(&((len - l3 - 40) as u16).to_be_bytes());
-    }
-    bytes[l4 + 4..l4 + 6].copy_from_slice(&((len - l4) as u16).to_be_bytes());
-    if bytes[l4 + 6..l4 + 8] != [0, 0] {
-        bytes[l4 + 6..l4 + 8].fill(0);
-        let mut sum = Sum::from(layout.pseudo_sum(bytes, len - l4));
-        sum.add(&bytes[l4..]);
-        let checksum = transport_checksum(sum, UDP);
-        bytes[l4 + 6..l4 + 8].copy_from_slice(&checksum.to_be_bytes());
     }
 }

@@ -85,6 +85,12 @@ impl Merge {
         self.closed
     }
 
+    /// Lets no further segment join: the caller has no room for one.
+    #[inline]
+    pub const fn close(&mut self) {
+        self.closed = true;
+    }
+
     /// Takes the next segment into the merge that `first` (the first segment's bytes, unchanged but for payloads behind them)
     /// began. If it is taken, the caller appends its payload, [`headers`](Segment::headers) `..` [`frame_len`](Segment::frame_len)
     /// of its frame, to the first segment's.

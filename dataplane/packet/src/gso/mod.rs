@@ -16,7 +16,7 @@ use crate::parse::{L4, ParseError, Parsed, parse_at};
 use crate::wire::tcp::TcpFlags;
 use crate::wire::vxlan::VXLAN_LEN;
 use crate::wire::{be16, be32, ipv6, proto};
-pub(crate) use outer::Outer;
+pub use outer::Outer;
 
 /// Most bytes of headers in front of a segment's payload, outer ones included.
 pub const MAX_HEADERS: usize = 256;
@@ -185,7 +185,7 @@ impl Segmenter {
     /// header starts. `None`: not tunnelled, or `out` or the lengths' fields are too short.
     pub fn write_udp_gso(&self, head: &[u8], bytes: usize, out: &mut [u8]) -> Option<usize> {
         let outer = self.outer.as_ref()?;
-        let out = out.get_mut(..outer.len() - VXLAN_LEN)?;
+        let out = out.get_mut(..outer.vxlan())?;
         out.copy_from_slice(head.get(..out.len())?);
         outer.write_partial(out, bytes)
     }

@@ -12,8 +12,9 @@ use crate::wire::udp::UDP_LEN;
 use crate::wire::vxlan::VXLAN_LEN;
 use crate::wire::{EtherType, array, be16, proto};
 
+/// Where a tunnelled frame's outer headers are: Ethernet, perhaps a tag, IPv4 or IPv6, UDP, VXLAN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Outer {
+pub struct Outer {
     pub(crate) l3: usize,
     pub(crate) udp: usize,
     pub(crate) v6: bool,
@@ -22,8 +23,11 @@ pub(crate) struct Outer {
 }
 
 impl Outer {
-    /// The outer headers are the first `len` bytes of `head`.
-    pub(crate) fn new(head: &[u8], len: usize) -> Result<Outer, GsoError> {
+    /// The outer headers are the first `len` bytes of `head`, VXLAN's included. Their lengths are not looked at.
+    ///
+    /// # Errors
+    /// [`GsoError::BadTunnel`]
+    pub fn new(head: &[u8], len: usize) -> Result<Outer, GsoError> {
         const BAD: GsoError = GsoError::BadTunnel;
         let h = head.get(..len).filter(|h| h.len() >= ETHERNET_LEN + IPV4_LEN).ok_or(BAD)?;
         let tagged = EtherType(be16(h, 12)) == EtherType::VLAN;
@@ -40,10 +44,28 @@ impl Outer {
         Ok(Outer { l3, udp, v6, checksum: be16(h, udp + 6) != 0 })
     }
 
+    /// Bytes of the outer headers without VXLAN's: where it starts.
+    #[inline]
+    pub const fn vxlan(&self) -> usize {
+        self.udp + UDP_LEN
+    }
+
     /// Bytes of the outer headers, VXLAN's included.
     #[inline]
-    pub(crate) fn len(&self) -> usize {
-        self.udp + UDP_LEN + VXLAN_LEN
+    pub(crate) const fn len(&self) -> usize {
+        self.vxlan() + VXLAN_LEN
+    }
+
+    /// The IPv4 identification of the headers that `out` starts with; 0 for IPv6.
+    pub fn id(&self, out: &[u8]) -> u16 {
+        if self.v6 { 0 } else { be16(out, self.l3 + 4) }
+    }
+
+    /// Sets the IPv4 identification; the header's checksum is left alone.
+    pub fn set_id(&self, out: &mut [u8], id: u16) {
+        if !self.v6 {
+            out[self.l3 + 4..self.l3 + 6].copy_from_slice(&id.to_be_bytes());
+        }
     }
 
     /// The UDP pseudo-header's sum for a datagram of `udp_len` bytes; `head` starts with the frame.
@@ -65,9 +87,9 @@ impl Outer {
         out[self.udp + 4..self.udp + 6].copy_from_slice(&(udp_len as u16).to_be_bytes());
     }
 
-    /// As [`write_lengths`](Self::write_lengths), with the checksum in its partial form. Answers where UDP starts. `None`:
-    /// longer than the fields can say.
-    pub(crate) fn write_partial(&self, out: &mut [u8], bytes: usize) -> Option<usize> {
+    /// Writes lengths and checksums of one datagram with `bytes` bytes behind the UDP header, the UDP checksum in its partial
+    /// form. `out` starts with these headers. Answers where UDP's is. `None`: longer than the fields can say; unchanged.
+    pub fn write_partial(&self, out: &mut [u8], bytes: usize) -> Option<usize> {
         u16::try_from(self.udp - self.l3 + UDP_LEN + bytes).ok()?;
         self.write_lengths(out, 0, bytes);
         let sum = fold(self.pseudo_sum(out, UDP_LEN + bytes));

@@ -1,10 +1,9 @@
 //! Our own driver for kernel interfaces: packet sockets with virtio headers and batched system calls.
 //!
-//! Layers, from the bottom: `socket` (one system call each), `mmsg` (batches over arrays of raw pointers), `vnet` and
-//! `frame` (pure: the virtio header against our own parse), `rx` and `tx` (buffers to frames and back), `open`, and
+//! Layers, from the bottom: `socket` (one system call each), `mmsg` (batches over arrays of raw pointers), `vnet`
+//! (pure: the virtio header against our own parse), `rx` and `tx` (buffers to frames and back), `open`, and
 //! [`KernelPort`], one worker's end.
 
-pub(crate) mod frame;
 mod mmsg;
 mod open;
 mod rx;
@@ -21,7 +20,8 @@ use std::time::Instant;
 use podplane_packet::id::PortId;
 
 use super::Pkt;
-use super::gro::Split;
+use super::coalesce::Coalescer;
+use super::split::Split;
 
 pub(crate) use rx::RecvBatch;
 pub use shared::{Shared, SocketBudget};
@@ -40,7 +40,7 @@ pub struct KernelPort {
     port: PortId,
     /// Whether this end receives.
     receives: bool,
-    /// Whether merged VXLAN is taken apart here.
+    /// Whether merged VXLAN is taken apart here, and TCP segments are merged.
     uplink: bool,
     /// How many frames are asked for at once.
     ask: usize,
@@ -48,6 +48,7 @@ pub struct KernelPort {
     backlog: VecDeque<Pkt>,
     /// A merged VXLAN frame that is being taken apart.
     split: Option<Split>,
+    coalescer: Coalescer,
     /// Segments of the queue's first packet that were sent already (a frame cut into several messages).
     resume: usize,
     /// Since when the device has taken nothing.

@@ -8,6 +8,7 @@ use podplane_packet::id::PortId;
 use super::KernelPort;
 use super::shared::{SEND, Shared, SocketBudget};
 use super::socket::{InterfaceFacts, PacketSocket, interface_facts};
+use crate::ports::coalesce::Coalescer;
 use crate::ports::{BURST, OpenError, PortFacts, Role, TxFrom};
 
 /// The least MTU of an interface: IPv6's (RFC 8200 section 5).
@@ -58,6 +59,7 @@ impl KernelPort {
             ask: BURST,
             backlog: VecDeque::with_capacity(if receives { BURST } else { 0 }),
             split: None,
+            coalescer: Coalescer::default(),
             resume: 0,
             stalled: None,
         }

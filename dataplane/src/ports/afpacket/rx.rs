@@ -3,7 +3,8 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use podplane_packet::buf::PacketBuf;
+use podplane_packet::buf::{Csum, PacketBuf};
+use podplane_packet::checksum::complete;
 use podplane_pipeline::DropReason;
 use podplane_pipeline::counters::WorkerCounters;
 
@@ -11,7 +12,7 @@ use super::mmsg::{NO_IOV, RX_PIECES, Received, RecvArrays, Tag};
 use super::vnet::Fix;
 use super::{KernelPort, VISIT_BYTES};
 use crate::ports::buffers::{LARGE_PER_FRAME, Pools, Spare};
-use crate::ports::gro::Split;
+use crate::ports::split::Split;
 use crate::ports::{BURST, Buffers, Burst, LinkState, Pkt, RxOutcome};
 
 /// Frames asked for at once at least, however big they are.
@@ -55,6 +56,15 @@ impl RecvBatch {
     fn recv(&mut self, fd: BorrowedFd<'_>, count: usize) -> std::io::Result<usize> {
         // SAFETY: `fill` made pieces 1.. of the first `count` rows describe the rooms of empty mbufs that the slots
         // own (or nothing), and they have not been touched since.
+        unsafe { self.arrays.recv(fd, count) }
+    }
+
+    /// Takes up to `count` frames off the socket into no buffers, and returns how many.
+    fn discard(&mut self, fd: BorrowedFd<'_>, count: usize) -> std::io::Result<usize> {
+        for row in &mut self.arrays.iovs[..count.min(BURST)] {
+            row[1..].fill(NO_IOV);
+        }
+        // SAFETY: pieces 1.. of the first `count` rows are empty.
         unsafe { self.arrays.recv(fd, count) }
     }
 
@@ -109,12 +119,15 @@ impl KernelPort {
         while !burst.is_full() && errors < ERRORS_A_VISIT && self.shared.last_state() != LinkState::Gone {
             let wanted = self.ask.min(burst.remaining_capacity());
             let count = bufs.recv.fill(&bufs.pools, wanted);
+            let fd = self.shared.socket(self.socket).as_fd();
             if count == 0 {
-                counters.count_drop(self.port, DropReason::NoBuffers);
-                more = true;
+                // Lost either way, and here they can be counted.
+                let lost = bufs.recv.discard(fd, wanted).unwrap_or(0);
+                (0..lost).for_each(|_| counters.count_drop(self.port, DropReason::NoBuffers));
+                more = lost == wanted;
                 break;
             }
-            match bufs.recv.recv(self.shared.socket(self.socket).as_fd(), count) {
+            match bufs.recv.recv(fd, count) {
                 Ok(n) => {
                     self.received(bufs, n, burst, counters);
                     more = n == count || !self.backlog.is_empty() || self.split.is_some();
@@ -159,14 +172,12 @@ impl KernelPort {
 
     /// Writes the metadata, and makes the bytes agree with them.
     fn describe(&self, mut pkt: Pkt, got: &Received) -> Result<Pkt, DropReason> {
-        let decoded = got.header.decode(pkt.head(), pkt.len()).map_err(|_| DropReason::RxTruncated)?;
+        let decoded = got.header.decode(pkt.head(), pkt.len()).map_err(|_| DropReason::BadOffload)?;
         match decoded.fix {
             Fix::None => {}
             Fix::Complete { start, offset } => {
-                // Zero means "none" to UDP alone; elsewhere all ones is as good.
-                if !pkt.complete(start, offset, super::frame::UDP) {
-                    return Err(DropReason::RxTruncated);
-                }
+                pkt.meta_mut().csum = Csum::Partial { start, offset };
+                complete(&mut pkt).map_err(|_| DropReason::BadOffload)?;
             }
             Fix::Pseudo { start, offset, sum } => {
                 let at = start + offset;
@@ -178,17 +189,17 @@ impl KernelPort {
         match got.tag {
             None => {}
             Some(Tag { tpid: 0x8100, tci }) => meta.vlan = Some(tci),
-            Some(tag) => put_back(&mut pkt, tag).ok_or(DropReason::RxTruncated)?,
+            Some(tag) => put_back(&mut pkt, tag).ok_or(DropReason::NoHeadroom)?,
         }
         Ok(pkt)
     }
 
-    /// Moves what waits into the burst, taking merged VXLAN apart on the way.
+    /// Moves what waits into the burst, taking merged VXLAN apart and merging TCP segments on the way.
     fn take_backlog(&mut self, pools: &Pools, burst: &mut Burst, counters: &WorkerCounters) {
         while !burst.is_full() {
             if let Some(split) = &mut self.split {
-                match split.next(pools) {
-                    Some(Ok(pkt)) => burst.push(pkt),
+                match split.next(pools, &mut self.coalescer, burst) {
+                    Some(Ok(())) => {}
                     Some(Err(reason)) => counters.count_drop(self.port, reason),
                     None => self.split = None,
                 }
@@ -201,9 +212,10 @@ impl KernelPort {
             }
             match Split::new(pkt) {
                 Ok(split) => self.split = Some(split),
-                Err(pkt) => burst.push(pkt),
+                Err(pkt) => self.coalescer.add(pkt, burst),
             }
         }
+        self.coalescer.finish(burst);
     }
 }
 

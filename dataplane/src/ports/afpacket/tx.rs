@@ -5,22 +5,23 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use podplane_packet::buf::{Csum, Gso, PacketBuf};
+use podplane_packet::checksum::{Accumulator, complete};
+use podplane_packet::gso::Segmenter;
 use podplane_pipeline::DropReason;
 use podplane_pipeline::counters::WorkerCounters;
 
 use super::KernelPort;
-use super::frame::Layout;
 use super::mmsg::{SendArrays, TX_PIECES_PER_FRAME};
 use super::vnet::VnetHdr;
-use crate::ports::cut::{Cutter, set_v4};
-use crate::ports::inner::VXLAN;
-use crate::ports::sum::Sum;
 use crate::ports::{BURST, Buffers, LinkState, Pkt, TxOutcome, TxQueue};
 
 /// Datagrams in one UDP GSO frame at most: what kernels before 6.9 take (UDP_MAX_SEGMENTS).
 const DATAGRAMS: usize = 64;
 /// Bytes of datagrams in one UDP GSO frame at most: an IPv4 packet with its own and a UDP header in front.
 const DATAGRAM_BYTES: usize = 65_535 - 20 - 8;
+
+/// Bytes of outer headers up to VXLAN's at most: the metadata count them in a byte.
+const MAX_OUTER: usize = 255;
 
 /// How long a device may refuse everything (ENOBUFS: a full ring, or no carrier) before what waits for it is dropped.
 const REFUSING: Duration = Duration::from_millis(20);
@@ -83,7 +84,7 @@ impl SendBatch {
             if meta.gso != Gso::None {
                 return self.add_tunnelled(pkt, packet, resume).unwrap_or(Added::Bad);
             }
-            if !pkt.complete_checksum() {
+            if complete(pkt).is_err() {
                 return Added::Bad;
             }
         }
@@ -121,22 +122,21 @@ impl SendBatch {
     /// VXLAN datagrams of one inner GSO frame, ready made and gathered behind one set of outer headers: to the kernel
     /// one UDP GSO frame. `None`: metadata and headers contradict each other.
     fn add_tunnelled(&mut self, pkt: &Pkt, packet: usize, resume: usize) -> Option<Added> {
-        let outer = usize::from(pkt.meta().tunnel).checked_sub(VXLAN)?;
-        let inner = pkt.head().get(outer + VXLAN..)?;
-        let cutter = Cutter::new(inner, pkt.len() - outer - VXLAN, pkt.meta().gso)?;
-        let datagram = VXLAN + cutter.headers() + cutter.size();
+        let cutter = Segmenter::new(pkt).ok().filter(|s| s.tunnel() > 0)?;
+        let outer = cutter.header_len() - cutter.datagram_headers();
+        let datagram = cutter.datagram_headers() + cutter.size();
         let most = (DATAGRAM_BYTES / datagram).clamp(1, DATAGRAMS);
-        let (mut done, count) = (resume, cutter.count());
+        let (mut done, count) = (resume, cutter.segments());
         while done < count {
             let n = most.min(count - done);
             let pieces = 2 + 2 * n + pkt.segment_count();
             if pieces >= TX_PIECES_PER_FRAME {
                 return None;
             }
-            if !self.arrays.fits(pieces, outer + 4 + n * (VXLAN + cutter.headers())) {
+            if !self.arrays.fits(pieces, outer + 4 + n * cutter.datagram_headers()) {
                 return Some(Added::Full);
             }
-            self.add_datagrams(pkt, outer, &cutter, done, n)?;
+            self.add_datagrams(pkt, &cutter, done, n)?;
             done += n;
             self.end(Note { packet, resume: if done == count { 0 } else { done } });
         }
@@ -144,37 +144,37 @@ impl SendBatch {
     }
 
     /// One frame of the datagrams `first .. first + n`.
-    fn add_datagrams(&mut self, pkt: &Pkt, outer: usize, cutter: &Cutter, first: usize, n: usize) -> Option<()> {
+    fn add_datagrams(&mut self, pkt: &Pkt, cutter: &Segmenter, first: usize, n: usize) -> Option<()> {
         let head = pkt.head();
-        let layout = Layout::of(&head[..outer])?;
-        if layout.l4 + 8 != outer {
-            return None;
-        }
         let tag = pkt.meta().vlan;
         let shift = if tag.is_some() { 4 } else { 0 };
-        let headers = VXLAN + cutter.headers();
+        let headers = cutter.datagram_headers();
+        let outer = cutter.header_len() - headers;
         let bytes: usize = (first..first + n).map(|i| headers + cutter.payload(i).1).sum();
-        let udp = (layout.l4 + shift) as u16;
-        let partial = Csum::Partial { start: layout.l4 as u16, offset: 6 };
+        let mut written = [0; MAX_OUTER];
+        let written = written.get_mut(..outer)?;
+        let udp = cutter.write_udp_gso(head, bytes, written)?;
         let vnet = match n {
-            1 => VnetHdr::encode(partial, Gso::None, &head[..outer], shift as u16)?,
-            _ => VnetHdr::udp_gso(udp, (headers + cutter.size()) as u16),
+            1 => VnetHdr::encode(Csum::Partial { start: udp as u16, offset: 6 }, Gso::None, written, shift as u16)?,
+            _ => VnetHdr::udp_gso((udp + shift) as u16, (headers + cutter.size()) as u16),
         };
         self.arrays.begin(vnet);
         let range = self.arrays.push_arena(outer + shift);
-        write_outer(self.arrays.arena(range), &head[..outer], &layout, tag, bytes);
+        let out = self.arrays.arena(range);
+        out[shift..].copy_from_slice(written);
+        if let Some(tci) = tag {
+            out.copy_within(4..16, 0);
+            out[12..16].copy_from_slice(&tag_bytes(tci));
+        }
         for i in first..first + n {
             let range = self.arrays.push_arena(headers);
             let (at, len) = cutter.payload(i);
-            let mut sum = Sum::default();
-            let whole = pkt.for_each_slice(outer + VXLAN + at, len, &mut |s| {
+            let mut sum = Accumulator::default();
+            let whole = pkt.for_each_slice(at, len, &mut |s| {
                 sum.add(s);
                 self.arrays.push(s);
             });
-            let out = self.arrays.arena(range);
-            out[..VXLAN].copy_from_slice(&head[outer..outer + VXLAN]);
-            cutter.write(&head[outer + VXLAN..], i, sum, &mut out[VXLAN..]);
-            whole.then_some(())?;
+            cutter.write_datagram(head, i, sum.finish(), self.arrays.arena(range)).filter(|()| whole)?;
         }
         Some(())
     }
@@ -184,27 +184,6 @@ impl SendBatch {
 fn tag_bytes(tci: u16) -> [u8; 4] {
     let [high, low] = tci.to_be_bytes();
     [0x81, 0x00, high, low]
-}
-
-/// Writes outer headers for `bytes` bytes behind the UDP header, the UDP checksum in its partial form.
-fn write_outer(out: &mut [u8], outer: &[u8], layout: &Layout, tag: Option<u16>, bytes: usize) {
-    let shift = out.len() - outer.len();
-    out[..12].copy_from_slice(&outer[..12]);
-    if let Some(tci) = tag {
-        out[12..16].copy_from_slice(&tag_bytes(tci));
-    }
-    out[12 + shift..].copy_from_slice(&outer[12..]);
-    let out = &mut out[shift..];
-    let Layout { l3, l4, v4, .. } = *layout;
-    if v4 {
-        let id = u16::from_be_bytes([out[l3 + 4], out[l3 + 5]]);
-        set_v4(&mut out[l3..l4], l4 - l3 + 8 + bytes, id);
-    } else {
-        out[l3 + 4..l3 + 6].copy_from_slice(&((l4 - l3 - 40 + 8 + bytes) as u16).to_be_bytes());
-    }
-    out[l4 + 4..l4 + 6].copy_from_slice(&((8 + bytes) as u16).to_be_bytes());
-    let sum = layout.pseudo_sum(out, 8 + bytes);
-    out[l4 + 6..l4 + 8].copy_from_slice(&sum.to_be_bytes());
 }
 
 /// What the kernel's answer means for the queue.
@@ -235,7 +214,7 @@ impl KernelPort {
         }
         while !queue.is_empty() && !out.blocked {
             if bufs.send.prepare(queue, self.resume) {
-                self.drop_front(queue, counters);
+                self.drop_front(queue, counters, DropReason::BadOffload);
             }
             self.send(&mut bufs.send, queue, counters, &mut out);
         }
@@ -264,7 +243,7 @@ impl KernelPort {
                     }
                     Refusal::Frame => {
                         let packet = batch.notes[from].packet;
-                        self.drop_front(queue, counters);
+                        self.drop_front(queue, counters, DropReason::TxDevice);
                         let of_others = |n: &Note| n.packet != packet;
                         let rest = &batch.notes[from..batch.arrays.frames()];
                         from += rest.iter().position(of_others).unwrap_or(rest.len());
@@ -303,10 +282,10 @@ impl KernelPort {
         }
     }
 
-    fn drop_front(&mut self, queue: &mut TxQueue, counters: &WorkerCounters) {
+    fn drop_front(&mut self, queue: &mut TxQueue, counters: &WorkerCounters, reason: DropReason) {
         self.resume = 0;
         if let Some(pkt) = queue.pop() {
-            counters.count_drop(pkt.meta().port, DropReason::TxDevice);
+            counters.count_drop(pkt.meta().port, reason);
         }
     }
 

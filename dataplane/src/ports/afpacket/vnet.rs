@@ -3,8 +3,11 @@
 //! frame agrees.
 
 use podplane_packet::buf::{Csum, Gso};
-
-use super::frame::{Layout, SCTP, TCP, UDP};
+use podplane_packet::checksum::fold;
+use podplane_packet::gro::MIN_SIZE;
+use podplane_packet::gso::check_kind;
+use podplane_packet::parse::parse;
+use podplane_packet::wire::proto::{SCTP, TCP};
 
 /// The checksum from `csum_start` on is to be completed.
 const NEEDS_CSUM: u8 = 1;
@@ -17,9 +20,6 @@ const GSO_UDP_L4: u8 = 5;
 /// Flag beside the type: the first segment carries CWR, the others must not (RFC 3168).
 const GSO_ECN: u8 = 0x80;
 
-/// The least segment size that is taken for TCP: a 88-byte least MSS (Linux `TCP_MIN_MSS`) less 40 bytes of options. Less
-/// would let one frame of a hostile pod become tens of thousands of packets.
-const TCP_MIN_GSO: usize = 48;
 /// Datagrams in one frame at most (Linux `UDP_MAX_SEGMENTS`).
 pub(crate) const UDP_MAX_SEGMENTS: usize = 128;
 
@@ -46,9 +46,9 @@ pub(crate) enum Fix {
     /// transport's, which our metadata cannot express.
     Complete {
         /// First byte that is summed.
-        start: usize,
+        start: u16,
         /// Where the checksum lies, from `start`.
-        offset: usize,
+        offset: u16,
     },
     /// Store the pseudo-header sum: a verified frame that is to be cut needs its checksum in the partial form.
     Pseudo {
@@ -83,15 +83,15 @@ impl VnetHdr {
     /// Reads what the header says about the frame of `len` bytes that starts with `head`.
     pub(crate) fn decode(&self, head: &[u8], len: usize) -> Result<Decoded, Contradiction> {
         match self.gso_type & !GSO_ECN {
-            GSO_NONE => self.decode_plain(head),
-            GSO_TCPV4 => self.decode_gso(head, len, TCP, Some(true)),
-            GSO_TCPV6 => self.decode_gso(head, len, TCP, Some(false)),
-            GSO_UDP_L4 => self.decode_gso(head, len, UDP, None),
+            GSO_NONE => self.decode_plain(head, len),
+            GSO_TCPV4 => self.decode_gso(head, len, Gso::Tcp4 { size: self.gso_size }),
+            GSO_TCPV6 => self.decode_gso(head, len, Gso::Tcp6 { size: self.gso_size }),
+            GSO_UDP_L4 => self.decode_gso(head, len, Gso::Udp { size: self.gso_size }),
             _ => Err(Contradiction),
         }
     }
 
-    fn decode_plain(&self, head: &[u8]) -> Result<Decoded, Contradiction> {
+    fn decode_plain(&self, head: &[u8], len: usize) -> Result<Decoded, Contradiction> {
         if self.flags & NEEDS_CSUM == 0 {
             let csum = if self.flags & DATA_VALID != 0 { Csum::Good } else { Csum::Unknown };
             return Ok(Decoded { csum, gso: Gso::None, fix: Fix::None });
@@ -100,58 +100,51 @@ impl VnetHdr {
         if start < 14 || start + offset + 2 > head.len() {
             return Err(Contradiction);
         }
-        let layout = Layout::of(head);
-        if let Some(l) = layout {
-            if l.l4 == start && l.proto == SCTP {
+        if let Ok(p) = parse(head, len)
+            && usize::from(p.l4_off) == start
+        {
+            // Its checksum is no Internet checksum.
+            if p.proto == SCTP {
                 return Err(Contradiction);
             }
-            if l.l4 == start && l.csum_offset() == Some(offset) && !l.fragment {
+            if p.csum_offset() == Some(self.csum_offset) {
                 let csum = Csum::Partial { start: self.csum_start, offset: self.csum_offset };
                 return Ok(Decoded { csum, gso: Gso::None, fix: Fix::None });
             }
         }
-        Ok(Decoded { csum: Csum::Unknown, gso: Gso::None, fix: Fix::Complete { start, offset } })
+        let fix = Fix::Complete { start: self.csum_start, offset: self.csum_offset };
+        Ok(Decoded { csum: Csum::Unknown, gso: Gso::None, fix })
     }
 
-    fn decode_gso(&self, head: &[u8], len: usize, proto: u8, v4: Option<bool>) -> Result<Decoded, Contradiction> {
-        let l = Layout::of(head).ok_or(Contradiction)?;
-        let l4_len = l.l4_len(head).ok_or(Contradiction)?;
-        let offset = l.csum_offset().ok_or(Contradiction)?;
-        let size = usize::from(self.gso_size);
-        let payload = len.checked_sub(l.l4 + l4_len).ok_or(Contradiction)?;
-        if l.proto != proto || v4.is_some_and(|v| v != l.v4) || l.fragment || l.l4 > usize::from(u16::MAX) {
-            return Err(Contradiction);
-        }
+    fn decode_gso(&self, head: &[u8], len: usize, gso: Gso) -> Result<Decoded, Contradiction> {
+        let p = parse(head, len).map_err(|_| Contradiction)?;
+        check_kind(head, &p, gso).map_err(|_| Contradiction)?;
+        let (l4, size) = (usize::from(p.l4_off), usize::from(self.gso_size));
+        let offset = p.csum_offset().ok_or(Contradiction)?;
         // Judged is what the IP header says, cut is what there is: a short header before a long frame would pass every
         // check of size.
-        if l.l3_end(head) != Some(len) {
+        if p.frame_len() != len {
             return Err(Contradiction);
         }
-        let enough = match proto {
-            TCP => size >= TCP_MIN_GSO,
-            _ => size > 0 && payload.div_ceil(size) <= UDP_MAX_SEGMENTS,
+        let enough = match p.proto {
+            TCP => size >= MIN_SIZE,
+            _ => p.payload_len().div_ceil(size) <= UDP_MAX_SEGMENTS,
         };
         if !enough {
             return Err(Contradiction);
         }
         let fix = if self.flags & NEEDS_CSUM != 0 {
-            if usize::from(self.csum_start) != l.l4 || usize::from(self.csum_offset) != offset {
+            if self.csum_start != p.l4_off || self.csum_offset != offset {
                 return Err(Contradiction);
             }
             Fix::None
         } else if self.flags & DATA_VALID != 0 {
-            Fix::Pseudo { start: l.l4, offset, sum: l.pseudo_sum(head, len - l.l4) }
+            Fix::Pseudo { start: l4, offset: usize::from(offset), sum: fold(p.pseudo_sum(p.l4_len())) }
         } else {
             return Err(Contradiction);
         };
-        let size = self.gso_size;
-        let gso = match (proto, l.v4) {
-            _ if payload <= usize::from(size) => Gso::None,
-            (TCP, true) => Gso::Tcp4 { size },
-            (TCP, false) => Gso::Tcp6 { size },
-            _ => Gso::Udp { size },
-        };
-        Ok(Decoded { csum: Csum::Partial { start: l.l4 as u16, offset: offset as u16 }, gso, fix })
+        let gso = if p.payload_len() <= size { Gso::None } else { gso };
+        Ok(Decoded { csum: Csum::Partial { start: p.l4_off, offset }, gso, fix })
     }
 
     /// The header for a frame that is not tunnelled, `shift` bytes longer at the front of its IP header than `head`
@@ -210,7 +203,15 @@ impl VnetHdr {
 mod tests {
     use proptest::prelude::*;
 
+    use podplane_packet::wire::Ipv4;
+    use podplane_packet::wire::proto::UDP;
+
     use super::*;
+
+    fn sealed(mut f: Vec<u8>) -> Vec<u8> {
+        Ipv4::new_header(&mut f[14..]).expect("a header").fill_checksum();
+        f
+    }
 
     fn tcp4(payload: usize) -> Vec<u8> {
         let mut f = vec![0u8; 14 + 20 + 20 + payload];
@@ -218,7 +219,7 @@ mod tests {
         f[16..18].copy_from_slice(&(40 + payload as u16).to_be_bytes());
         f[14 + 9] = TCP;
         f[14 + 20 + 12] = 0x50;
-        f
+        sealed(f)
     }
 
     fn hdr(flags: u8, gso_type: u8, gso_size: u16, csum_start: u16, csum_offset: u16) -> VnetHdr {
@@ -241,6 +242,13 @@ mod tests {
     #[test]
     fn contradictions_are_refused() {
         let f = tcp4(3000);
+        let honest = hdr(NEEDS_CSUM, GSO_TCPV4, 1000, 34, 16);
+        assert!(honest.decode(&f, f.len()).is_ok());
+        for flag in [0x02, 0x04] {
+            let mut f = f.clone();
+            f[14 + 20 + 13] |= flag;
+            assert_eq!(honest.decode(&f, f.len()), Err(Contradiction), "SYN or RST would be many");
+        }
         for bad in [
             hdr(NEEDS_CSUM, GSO_TCPV6, 1000, 34, 16),
             hdr(NEEDS_CSUM, GSO_UDP_L4, 1000, 34, 16),
@@ -263,6 +271,7 @@ mod tests {
         assert!(honest.decode(&f, f.len()).is_ok());
         for said in [0u16, 100, 3039, 3041] {
             f[16..18].copy_from_slice(&said.to_be_bytes());
+            let f = if said < 20 { f.clone() } else { sealed(f.clone()) };
             assert_eq!(honest.decode(&f, f.len()), Err(Contradiction), "{said} of 3040");
         }
         let honest = hdr(NEEDS_CSUM, GSO_UDP_L4, 1000, 54, 6);
@@ -270,6 +279,7 @@ mod tests {
         f[12..15].copy_from_slice(&[0x86, 0xdd, 0x60]);
         f[20] = UDP;
         f[18..20].copy_from_slice(&3008u16.to_be_bytes());
+        f[58..60].copy_from_slice(&3008u16.to_be_bytes());
         assert!(honest.decode(&f, f.len()).is_ok());
         f[18..20].copy_from_slice(&60u16.to_be_bytes());
         assert_eq!(honest.decode(&f, f.len()), Err(Contradiction));
@@ -306,6 +316,7 @@ mod tests {
             let len = bytes.len() + more;
             if sane && bytes.len() > 60 {
                 bytes[16..18].copy_from_slice(&((len - 14) as u16).to_be_bytes());
+                bytes = sealed(bytes);
             }
             if let Ok(d) = h.decode(&bytes, len) {
                 if let Csum::Partial { start, offset } = d.csum {
@@ -313,7 +324,7 @@ mod tests {
                     prop_assert!(VnetHdr::encode(d.csum, d.gso, &bytes, 4).is_some());
                 }
                 if let Fix::Complete { start, offset } = d.fix {
-                    prop_assert!(start + offset + 2 <= bytes.len());
+                    prop_assert!(usize::from(start) + usize::from(offset) + 2 <= bytes.len());
                 }
                 prop_assert!(d.gso == Gso::None || d.gso.size() > 0);
             }
