@@ -17,6 +17,18 @@ impl Delta {
         Delta(self.0 + u64::from(!u32::from_ne_bytes(old)) + u64::from(u32::from_ne_bytes(new)))
     }
 
+    /// Adds sixteen bytes.
+    #[inline(always)]
+    #[must_use]
+    pub(super) fn sixteen(self, old: [u8; 16], new: [u8; 16]) -> Delta {
+        let (old, new) = (u128::from_ne_bytes(old), u128::from_ne_bytes(new));
+        let half = |sum: u64, at: u32| {
+            let (old, new) = (!(old >> at) as u32, (new >> at) as u32);
+            sum + u64::from(old) + u64::from(new)
+        };
+        Delta(half(half(half(half(self.0, 0), 32), 64), 96))
+    }
+
     /// Adds two bytes.
     #[inline(always)]
     #[must_use]

@@ -107,14 +107,7 @@ impl<'a> V6<'a> {
     /// What these addresses would change.
     #[inline(always)]
     pub(super) fn change(&self, src: Ipv6Addr, dst: Ipv6Addr) -> Change {
-        let h = &*self.0;
-        let mut delta = Delta::default();
-        let new = src.octets().into_iter().chain(dst.octets());
-        let mut words = [0; 32];
-        words.iter_mut().zip(new).for_each(|(w, b)| *w = b);
-        for (old, new) in h[8..].chunks_exact(4).zip(words.chunks_exact(4)) {
-            delta = delta.four([old[0], old[1], old[2], old[3]], [new[0], new[1], new[2], new[3]]);
-        }
+        let delta = Delta::default().sixteen(array(self.0, 8), src.octets()).sixteen(array(self.0, 24), dst.octets());
         Change { delta, len: self.len(), v6: true }
     }
 
