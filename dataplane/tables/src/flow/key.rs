@@ -15,6 +15,8 @@ pub type V6 = [u8; 16];
 
 /// An address family: [`V4`] or [`V6`].
 pub trait Addr: Copy + Eq + Ord + Hash + Debug + Default + Send + Sync + 'static + private::Sealed {
+    /// Whether it is IPv6.
+    const V6: bool;
     /// The address as the standard library has it.
     fn ip(self) -> IpAddr;
     #[doc(hidden)]
@@ -114,6 +116,8 @@ impl<A: Addr> PartialEq for Key<A> {
 impl<A: Addr> Eq for Key<A> {}
 
 impl Addr for V4 {
+    const V6: bool = false;
+
     fn ip(self) -> IpAddr {
         Ipv4Addr::from(self).into()
     }
@@ -130,6 +134,8 @@ impl Addr for V4 {
 }
 
 impl Addr for V6 {
+    const V6: bool = true;
+
     fn ip(self) -> IpAddr {
         Ipv6Addr::from(self).into()
     }

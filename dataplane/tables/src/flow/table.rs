@@ -1,15 +1,17 @@
 //! Lines of tags and indices over a pool of entries.
 
-use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
 
 use podplane_packet::id::WorkerId;
-use thiserror::Error;
 
+use super::config::check_capacity;
 use super::entry::{FREE, LIVE, RETIRED};
-use super::{Addr, Entry, EntryState, FlowHash, FlowKeys, Half, HalfRef, Key, Slot};
-use crate::mem::{Array, Backing, Want, match_tags, prefetch};
+use super::{
+    Addr, Entry, EntryState, FlowConfig, FlowError, FlowHash, FlowKeys, Half, HalfRef, InsertError, Key, LineStats,
+    Slot,
+};
+use crate::mem::{Array, Backing, match_tags, prefetch};
 use crate::quota::Quota;
 
 /// Places of one line.
@@ -48,60 +50,8 @@ impl Line {
     }
 }
 
-/// How a table is made.
-#[derive(Clone, Copy, Debug)]
-pub struct FlowConfig {
-    /// How many half-entries it holds, 1 to 2^28.
-    pub capacity: usize,
-    /// Random key of the hash. Whoever knows it can make all flows meet in one line.
-    pub seed: [u64; 2],
-    /// What memory is wanted.
-    pub memory: Want,
-}
-
-/// Why a table cannot be made.
-#[derive(Debug, Error)]
-pub enum FlowError {
-    /// A capacity outside its range.
-    #[error("a flow table of {0} entries: 1 to {max} are possible", max = FlowTable::<super::V4>::MAX_CAPACITY)]
-    Capacity(usize),
-    /// The memory is not there.
-    #[error(
-        "no memory for a flow table of {entries} entries ({bytes} bytes): {source}; lower the capacity or free memory"
-    )]
-    Memory {
-        /// Entries wanted.
-        entries: usize,
-        /// Bytes wanted.
-        bytes: usize,
-        /// What the kernel said.
-        source: io::Error,
-    },
-}
-
-/// Why a half-entry was not inserted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum InsertError {
-    /// All entries are in use. Nothing is evicted: established flows go on.
-    #[error("the flow table is full")]
-    Full,
-    /// The local port has as many flows as it may.
-    #[error("the port has as many flows as it may")]
-    Quota,
-    /// The key is there already.
-    #[error("another entry holds the key")]
-    Exists(Slot),
-}
-
-/// How well the entries lie, for a gauge.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LineStats {
-    /// Lines in all.
-    pub lines: usize,
-    /// Lines that at least one entry passed by: a miss that comes to one reads another.
-    pub passed_by: usize,
-    /// Entries that do not lie in their home line.
-    pub displaced: usize,
+fn lines_of(capacity: usize) -> usize {
+    (capacity * FILL.0).div_ceil(FILL.1)
 }
 
 /// The flow table of one worker and one family. See the [module](super).
@@ -128,23 +78,22 @@ impl<A: Addr> FlowTable<A> {
     /// # Errors
     /// [`FlowError`].
     pub fn new(config: FlowConfig) -> Result<Self, FlowError> {
-        if !(1..=Self::MAX_CAPACITY).contains(&config.capacity) {
-            return Err(FlowError::Capacity(config.capacity));
-        }
-        let lines = (config.capacity * FILL.0).div_ceil(FILL.1);
-        let error = |source| FlowError::Memory {
-            entries: config.capacity,
-            bytes: (config.capacity + 1) * size_of::<Entry<A>>() + lines * size_of::<Line>(),
-            source,
-        };
-        Ok(FlowTable {
-            lines: Array::new(lines, config.memory).map_err(error)?,
-            entries: Array::new(config.capacity + 1, config.memory).map_err(error)?,
-            keys: FlowKeys::new(config.seed),
-            free: 0,
-            fresh: 1,
-            used: 0,
-        })
+        check_capacity(config.capacity)?;
+        let entries = Array::new(config.capacity + 1, config.memory)
+            .map_err(|source| FlowError::memory(config.capacity, Self::bytes(config.capacity), source))?;
+        Self::with_entries(config, entries)
+    }
+
+    /// An empty table whose entries, one more than its capacity, lie in the given zeroed memory.
+    pub(super) fn with_entries(config: FlowConfig, entries: Array<Entry<A>>) -> Result<Self, FlowError> {
+        debug_assert_eq!(entries.len(), config.capacity + 1);
+        let lines = Array::new(lines_of(config.capacity), config.memory)
+            .map_err(|source| FlowError::memory(config.capacity, Self::bytes(config.capacity), source))?;
+        Ok(FlowTable { lines, entries, keys: FlowKeys::new(config.seed), free: 0, fresh: 1, used: 0 })
+    }
+
+    fn bytes(capacity: usize) -> usize {
+        (capacity + 1) * size_of::<Entry<A>>() + lines_of(capacity) * size_of::<Line>()
     }
 
     /// How many half-entries it holds at most.
@@ -272,6 +221,42 @@ impl<A: Addr> FlowTable<A> {
         self.entries[index as usize].write(half);
         self.link(hash, slot);
         Ok(slot)
+    }
+
+    /// Puts a half-entry of a former process where it lay, with the sequence number it had, so that references to it
+    /// go on. To be followed by [`FlowTable::settle`] before anything is inserted.
+    ///
+    /// # Errors
+    /// [`InsertError`]; `Full` if the slot is none of this table's or in use. Nothing is changed then.
+    pub fn adopt(&mut self, at: Slot, sequence: u32, half: &Half<A>, quota: &mut Quota) -> Result<(), InsertError> {
+        let hash = self.hash(&half.key);
+        if let Some(slot) = self.find(&half.key, hash) {
+            return Err(InsertError::Exists(slot));
+        }
+        if self.entries.get(at.index() as usize).is_none_or(|e| e.state() != EntryState::Free) {
+            return Err(InsertError::Full);
+        }
+        quota.charge(half.local_port).map_err(|_| InsertError::Quota)?;
+        let entry = &mut self.entries[at.index() as usize];
+        entry.write(half);
+        entry.sequence = sequence;
+        self.used += 1;
+        self.link(hash, at);
+        Ok(())
+    }
+
+    /// Lists the slots that were left free between adopted ones. Walks all entries, so not for the packet path.
+    pub fn settle(&mut self) {
+        let last = (1..self.entries.len()).rev().find(|&i| self.entries[i].state() != EntryState::Free);
+        self.fresh = last.map_or(1, |i| i as u32 + 1);
+        self.free = 0;
+        for i in (1..self.fresh).rev() {
+            let entry = &mut self.entries[i as usize];
+            if entry.state() == EntryState::Free {
+                entry.peer_index = self.free;
+                self.free = i;
+            }
+        }
     }
 
     /// Places an index in the first line with room; there is one, for the lines have 36 places per 25 entries.
