@@ -5,25 +5,30 @@
 //! `{"api":1,"facts":…}` together with the file of the rings (`SCM_RIGHTS`), after which the socket is the rings' bell;
 //! introspection gets its answer. A refusal is `{"error":"…"}`.
 //!
+//! With its greeting an agent may hand over a file too, and gets another with the rings' one: the flow memory of a
+//! dataplane that is gone, and that of this one ([`Keeper`]). Neither side believes what is in it.
+//!
 //! Only root and the dataplane's own user are heard. Lines are bounded in length and time.
 
-use std::io::{IoSlice, IoSliceMut, Read, Write};
+mod keep;
+mod line;
+
 use std::marker::PhantomData;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use arrayvec::ArrayVec;
 use podplane_shm_ring::channel::{self, Bell, End};
 use podplane_shm_ring::ring::{Corrupt, PushError};
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg, sockopt::socket_peercred,
-};
+use rustix::net::sockopt::socket_peercred;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+pub use keep::Keeper;
+use line::{FILES, from_line, read_line, read_line_and_files, say, say_with, to_line};
 
 use crate::v1::{API_VERSION, FromDataplane, MAX_MESSAGE, ToDataplane};
 
@@ -205,7 +210,10 @@ pub enum Visitor {
 
 /// An agent at the door.
 #[derive(Debug)]
-pub struct AgentVisitor(UnixStream);
+pub struct AgentVisitor {
+    stream: UnixStream,
+    kept: Option<OwnedFd>,
+}
 
 /// Where the answer to a question goes.
 #[derive(Debug)]
@@ -220,9 +228,9 @@ pub fn greet(stream: UnixStream) -> Result<Visitor, LinkError> {
         return Err(error);
     }
     stream.set_write_timeout(Some(LINE_TIMEOUT)).map_err(io("setting a time limit"))?;
-    let line = read_line(&stream, MAX_LINE, LINE_TIMEOUT)?;
+    let (line, mut files) = read_line_and_files(&stream, LINE_TIMEOUT)?;
     match serde_json::from_slice(&line) {
-        Ok(Hello::Agent { api: API_VERSION }) => Ok(Visitor::Agent(AgentVisitor(stream))),
+        Ok(Hello::Agent { api: API_VERSION }) => Ok(Visitor::Agent(AgentVisitor { stream, kept: files.pop() })),
         Ok(Hello::Agent { api }) => {
             let error = LinkError::Version { ours: API_VERSION, theirs: api };
             say(&stream, &Reply::<()>::Error(format!("this dataplane speaks version {API_VERSION}, the agent {api}")))?;
@@ -237,24 +245,28 @@ pub fn greet(stream: UnixStream) -> Result<Visitor, LinkError> {
 }
 
 impl AgentVisitor {
+    /// The flow memory of a dataplane that is gone, if the agent has kept one; once.
+    pub fn take_kept(&mut self) -> Option<OwnedFd> {
+        self.kept.take()
+    }
+
     /// Lets the agent in.
     pub fn welcome(self, facts: &Facts) -> Result<DataplaneLink, LinkError> {
+        self.welcome_with(facts, None)
+    }
+
+    /// Lets the agent in and asks it to keep a file: our flow memory.
+    pub fn welcome_with(self, facts: &Facts, keep: Option<BorrowedFd<'_>>) -> Result<DataplaneLink, LinkError> {
         let (rings, file) = channel::create()?;
-        let mut line = to_line(&Reply::<()>::Welcome { api: API_VERSION, facts: facts.clone() })?;
-        let files = [file.as_fd()];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        ancillary.push(SendAncillaryMessage::ScmRights(&files));
-        let first = sendmsg(&self.0, &[IoSlice::new(&line)], &mut ancillary, SendFlags::NOSIGNAL)
-            .map_err(|e| io("handing the rings over")(e.into()))?;
-        line.drain(..first);
-        (&self.0).write_all(&line).map_err(io("handing the rings over"))?;
-        Link::new(rings, self.0)
+        let line = to_line(&Reply::<()>::Welcome { api: API_VERSION, facts: facts.clone() })?;
+        let files: ArrayVec<BorrowedFd<'_>, FILES> = [Some(file.as_fd()), keep].into_iter().flatten().collect();
+        say_with(&self.stream, line, &files).map_err(io("handing the rings over"))?;
+        Link::new(rings, self.stream)
     }
 
     /// Sends the agent away with a reason.
     pub fn refuse(self, reason: &str) -> Result<(), LinkError> {
-        say(&self.0, &Reply::<()>::Error(reason.to_owned()))
+        say(&self.stream, &Reply::<()>::Error(reason.to_owned()))
     }
 }
 
@@ -272,13 +284,22 @@ impl Answer {
 
 /// Connects an agent to the dataplane that listens at `path`.
 pub fn connect(path: &Path) -> Result<(AgentLink, Facts), LinkError> {
+    connect_keeping(path, &mut Keeper::new())
+}
+
+/// [`connect`], giving the dataplane what was kept for it. The agent calls [`Keeper::applied`] when it is told that its
+/// configuration is in force.
+pub fn connect_keeping(path: &Path, keeper: &mut Keeper) -> Result<(AgentLink, Facts), LinkError> {
     let stream = UnixStream::connect(path).map_err(io("connecting to the dataplane"))?;
-    say(&stream, &Hello::Agent { api: API_VERSION })?;
-    let (line, file) = read_line_and_file(&stream)?;
+    let hello = to_line(&Hello::Agent { api: API_VERSION })?;
+    say_with(&stream, hello, keeper.file().as_slice()).map_err(io("writing to the peer"))?;
+    let (line, files) = read_line_and_files(&stream, 5 * LINE_TIMEOUT)?;
+    let mut files = files.into_iter();
     match from_line::<Reply<()>>(&line)? {
         Reply::Welcome { api: API_VERSION, facts } => {
-            let file = file.ok_or_else(|| LinkError::Protocol("a welcome without the rings' file".into()))?;
-            Ok((Link::new(channel::attach(file)?, stream)?, facts))
+            let rings = files.next().ok_or_else(|| LinkError::Protocol("a welcome without the rings' file".into()))?;
+            keeper.offer(files.next());
+            Ok((Link::new(channel::attach(rings)?, stream)?, facts))
         }
         Reply::Welcome { api, .. } => Err(LinkError::Version { ours: API_VERSION, theirs: api }),
         Reply::Error(reason) => Err(LinkError::Refused(reason)),
@@ -296,64 +317,6 @@ pub fn ask<Q: Serialize, A: DeserializeOwned>(path: &Path, question: &Q) -> Resu
         Reply::Error(reason) => Err(LinkError::Refused(reason)),
         Reply::Welcome { .. } => Err(LinkError::Protocol("a welcome to a question".into())),
     }
-}
-
-fn to_line<T: Serialize>(message: &T) -> Result<Vec<u8>, LinkError> {
-    let mut line = serde_json::to_vec(message).map_err(|e| LinkError::Protocol(e.to_string()))?;
-    line.push(b'\n');
-    Ok(line)
-}
-
-fn from_line<T: DeserializeOwned>(line: &[u8]) -> Result<T, LinkError> {
-    serde_json::from_slice(line).map_err(|e| LinkError::Protocol(e.to_string()))
-}
-
-fn say<T: Serialize>(mut stream: &UnixStream, message: &T) -> Result<(), LinkError> {
-    stream.write_all(&to_line(message)?).map_err(io("writing to the peer"))
-}
-
-/// Reads up to the end of a line. `within` bounds the whole line, not each read.
-fn read_line(mut stream: &UnixStream, max: usize, within: Duration) -> Result<Vec<u8>, LinkError> {
-    let deadline = Instant::now() + within;
-    let (mut line, mut chunk) = (Vec::new(), [0; 16 * 1024]);
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        stream.set_read_timeout(Some(left)).map_err(io("setting a time limit"))?;
-        let n = stream.read(&mut chunk).map_err(io("reading from the peer"))?;
-        if n == 0 {
-            return Err(LinkError::Closed);
-        }
-        line.extend_from_slice(&chunk[..n]);
-        if line.last() == Some(&b'\n') {
-            return Ok(line);
-        }
-        if line.len() > max || Instant::now() >= deadline {
-            return Err(LinkError::Protocol(format!("no complete line within {max} bytes and {within:?}")));
-        }
-    }
-}
-
-/// The dataplane's greeting, with the file that rides on its first byte.
-fn read_line_and_file(stream: &UnixStream) -> Result<(Vec<u8>, Option<OwnedFd>), LinkError> {
-    stream.set_read_timeout(Some(5 * LINE_TIMEOUT)).map_err(io("setting a time limit"))?;
-    let mut bytes = [0; 4096];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let parts = &mut [IoSliceMut::new(&mut bytes)];
-    let got = recvmsg(stream, parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)
-        .map_err(|e| io("waiting for the dataplane's greeting")(e.into()))?;
-    if got.bytes == 0 {
-        return Err(LinkError::Closed);
-    }
-    let file = ancillary.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut files) => files.next(),
-        _ => None,
-    });
-    let mut line = bytes[..got.bytes].to_vec();
-    if line.last() != Some(&b'\n') {
-        line.extend(read_line(stream, MAX_LINE, LINE_TIMEOUT)?);
-    }
-    Ok((line, file))
 }
 
 #[cfg(test)]

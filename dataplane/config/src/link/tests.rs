@@ -1,6 +1,8 @@
 //! Both sides in one process: the handshake, its refusals, messages in both directions.
 
+use std::io::{Read, Write};
 use std::thread;
+use std::time::Instant;
 
 use super::*;
 use crate::v1::Key;
@@ -46,6 +48,63 @@ fn an_agent_is_let_in_and_messages_pass() {
     assert_eq!(dataplane.receive().unwrap(), Some(message));
     drop(agent);
     assert!(matches!(dataplane.hush(), Err(LinkError::Closed)));
+}
+
+/// A file that says which one it is.
+fn named(name: &str) -> OwnedFd {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(name.as_bytes()).unwrap();
+    file.into()
+}
+
+fn name_of(file: OwnedFd) -> String {
+    let mut name = String::new();
+    let mut file = std::fs::File::from(file);
+    std::io::Seek::rewind(&mut file).unwrap();
+    file.read_to_string(&mut name).unwrap();
+    name
+}
+
+/// One meeting: what the dataplane was given, and what it asks to be kept.
+fn meet(keeper: &mut Keeper, asks: Option<&'static str>) -> Option<String> {
+    let (_dir, path, server) = serve_one(move |visitor| {
+        let Ok(Visitor::Agent(mut agent)) = visitor else { panic!("no agent: {visitor:?}") };
+        let given = agent.take_kept().map(name_of);
+        let file = asks.map(named);
+        agent.welcome_with(&facts(), file.as_ref().map(AsFd::as_fd)).unwrap();
+        given
+    });
+    connect_keeping(&path, keeper).unwrap();
+    server.join().unwrap()
+}
+
+#[test]
+fn the_agent_keeps_the_flow_memory_for_the_next_dataplane() {
+    let mut keeper = Keeper::new();
+    assert_eq!(meet(&mut keeper, Some("first")), None);
+    keeper.applied();
+    assert_eq!(meet(&mut keeper, Some("second")).as_deref(), Some("first"));
+    // It died before it had taken the flows over.
+    assert_eq!(meet(&mut keeper, Some("third")).as_deref(), Some("first"));
+    keeper.applied();
+    assert_eq!(meet(&mut keeper, None).as_deref(), Some("third"));
+    keeper.applied();
+    assert_eq!(meet(&mut keeper, None).as_deref(), Some("third"), "one without memory of its own changes nothing");
+}
+
+#[test]
+fn more_files_than_asked_for_are_closed() {
+    let (_dir, path, server) = serve_one(|visitor| {
+        let Ok(Visitor::Introspect { answer, .. }) = visitor else { panic!("no question: {visitor:?}") };
+        answer.send(&1).unwrap();
+    });
+    let stream = UnixStream::connect(&path).unwrap();
+    let files: Vec<OwnedFd> = (0..2).map(|_| named("x")).collect();
+    let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+    let hello = to_line(&Hello::Introspect { question: serde_json::Value::Null }).unwrap();
+    say_with(&stream, hello, &files).unwrap();
+    server.join().unwrap();
+    assert!(read_line(&stream, MAX_LINE, LINE_TIMEOUT).unwrap().starts_with(br#"{"answer":1"#));
 }
 
 #[test]
