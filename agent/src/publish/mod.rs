@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use podplane_config::link::{self, AgentLink, Facts, LinkError};
+use podplane_config::link::{self, AgentLink, Facts, Keeper, LinkError};
 use podplane_config::v1::{self, FromDataplane, Key, ToDataplane};
 use podplane_index::Changes;
 use podplane_shm_ring::ring::PushError;
@@ -31,7 +31,7 @@ pub const SOCKET: &str = "dataplane.sock";
 /// Between two attempts to connect: short, because a restarted dataplane forwards nothing for pods before.
 const RECONNECT: Duration = Duration::from_millis(50);
 /// The longest pause between two attempts.
-const RECONNECT_MAX: Duration = Duration::from_millis(500);
+const RECONNECT_MAX: Duration = Duration::from_millis(100);
 /// How long a transaction may take before the connection is given up.
 const ANSWER: Duration = Duration::from_secs(30);
 /// How long the dataplane may leave the ring full.
@@ -42,7 +42,8 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// Starts the task; it ends with the runtime.
 pub fn start(run_dir: &Path, desired: Arc<Desired>) -> Observer {
     let (sender, receiver) = watch::channel(Progress::default());
-    let publisher = Publisher { socket: run_dir.join(SOCKET), desired, progress: sender, generation: 0 };
+    let publisher =
+        Publisher { socket: run_dir.join(SOCKET), desired, progress: sender, generation: 0, keeper: Keeper::new() };
     tokio::spawn(publisher.run());
     Observer(receiver)
 }
@@ -52,6 +53,8 @@ struct Publisher {
     desired: Arc<Desired>,
     progress: watch::Sender<Progress>,
     generation: u64,
+    /// The flow memory of a dataplane that dies.
+    keeper: Keeper,
 }
 
 /// What was sent and not answered yet.
@@ -124,9 +127,16 @@ impl Publisher {
     async fn run(mut self) {
         let mut pause = RECONNECT;
         loop {
-            let socket = self.socket.clone();
+            let (socket, mut keeper) = (self.socket.clone(), std::mem::take(&mut self.keeper));
             // The handshake waits for the peer: not on a thread that others need.
-            let connected = tokio::task::spawn_blocking(move || link::connect(&socket)).await;
+            let connected = tokio::task::spawn_blocking(move || {
+                let connected = link::connect_keeping(&socket, &mut keeper);
+                (connected, keeper)
+            });
+            let connected = connected.await.map(|(connected, keeper)| {
+                self.keeper = keeper;
+                connected
+            });
             let trouble = match connected {
                 Ok(Ok((link, facts))) => {
                     pause = RECONNECT;
@@ -258,7 +268,7 @@ impl Publisher {
     }
 
     fn answered(
-        &self,
+        &mut self,
         answer: FromDataplane,
         underway: &mut Option<Underway>,
         debt: &mut Debt,
@@ -273,6 +283,7 @@ impl Publisher {
                     tracing::warn!(endpoint = failure.id, reason = failure.reason, "the dataplane cannot connect it");
                 }
                 tracing::debug!(generation, "applied");
+                self.keeper.applied();
                 self.progress.send_modify(|progress| {
                     progress.applied = generation;
                     progress.version = Some(sent.version);
