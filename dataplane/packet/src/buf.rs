@@ -103,6 +103,8 @@ pub struct Meta {
     pub tunnel: u8,
     /// The 802.1Q tag control information that the device stripped, host byte order.
     pub vlan: Option<u16>,
+    /// A fragment that was handed over by the worker that gathers its packet's fragments to the one that owns the flow.
+    pub gathered: bool,
 }
 
 impl Meta {

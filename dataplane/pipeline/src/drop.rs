@@ -116,6 +116,18 @@ reasons! {
     NoHeadroom "no-headroom" "The buffer has no room for the outer headers: a fault of the receiving port driver.";
     NoBuffers "no-buffers" "The buffer pool is exhausted: give the dataplane more hugepages.";
 
+    ServiceUnallocated "service-unallocated" "The destination lies in a ServiceCIDR, but no Service has the address.";
+    ServiceRefused "service-refused" "The Service has no usable endpoint, or does not offer the port; the sender was told.";
+    ServiceNoLocalEndpoint "service-no-local-endpoint" "The Service sends clients outside to endpoints of this node only (externalTrafficPolicy: Local), and there is none here.";
+    ServiceSource "service-source" "The client is not among the Service's loadBalancerSourceRanges.";
+    EntryConflict "entry-conflict" "A new connection came by another entry node while one with the same client, ports and backend is alive.";
+    NoMasqueradePort "no-masquerade-port" "All ports that may be given to what leaves the cluster are in use toward this remote.";
+    NotMasqueradable "not-masqueradable" "A protocol without ports would have had to be masqueraded.";
+    NeighbourUnresolved "neighbour-unresolved" "The neighbour on the uplink's network did not answer in time: it is down, or the route to it is wrong.";
+    NeighbourQueueFull "neighbour-queue-full" "Too many packets wait for neighbours on the uplink's network.";
+    Untranslatable "untranslatable" "The packet's headers contradict themselves, so its addresses and ports could not be translated.";
+    SctpFragment "sctp-fragment" "A fragment of an SCTP packet would have had to be given other ports, which changes a checksum over bytes that are not in it.";
+
     FragmentOverlap "fragment-overlap" "Fragments of one packet overlap; the whole packet is refused (RFC 5722, RFC 8900).";
     FragmentDuplicate "fragment-duplicate" "An exact duplicate of a fragment.";
     FragmentTooLong "fragment-too-long" "Fragments add up to more than an IP packet holds.";

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use podplane_packet::buf::PacketBuf;
 use podplane_packet::id::WorkerId;
+use podplane_tables::affinity::Affinity;
 use podplane_tables::flow::{FlowError, V4, V6};
 use podplane_tables::mem::Want;
 use podplane_tables::reached;
@@ -18,9 +19,15 @@ use crate::graph::{NodeId, Stage, process};
 use crate::halves::{self, Body, HalfMsg};
 use crate::limiter::Limiters;
 use crate::nodes::{Next, Pkt, World, reassemble};
+use crate::pending::{self, Pending};
 use crate::pmtu::Pmtu;
 use crate::snapshot::Snapshot;
 use crate::world::{AnyKey, Ctx};
+
+/// Clients whose backends a worker remembers: 3 MiB.
+const AFFINITY: usize = 64 * 1024;
+/// Of these, how many one call of housekeeping looks at.
+const AFFINITY_SWEEP: usize = 16;
 
 /// How an engine is made.
 #[derive(Clone, Debug)]
@@ -64,6 +71,8 @@ pub(crate) struct State<B> {
     pub(crate) flows: Flows,
     pub(crate) pmtu: Pmtu,
     pub(crate) limiters: Limiters,
+    pub(crate) affinity: Affinity,
+    pub(crate) pending: Pending<B>,
     pub(crate) reassembly: Reassembly<Pkt<B>>,
     /// Room for the fragments that one arrival sets free; empty between packets.
     pub(crate) freed: Vec<Outcome<Pkt<B>>>,
@@ -83,6 +92,8 @@ pub struct Gauges {
     pub held_fragments: usize,
     /// Datagrams followed by virtual reassembly.
     pub datagrams: usize,
+    /// Packets that wait for a neighbour on the uplink's network.
+    pub waiting: usize,
     /// Packets that were freed because their fragments, or an answer, left in their place. Counts up.
     pub replaced: u64,
     /// Buffers that were taken and given back unused. Counts up.
@@ -113,6 +124,8 @@ impl<B: PacketBuf> Engine<B> {
                 flows,
                 pmtu: Pmtu::new(),
                 limiters: Limiters::new(cfg.now),
+                affinity: Affinity::new(AFFINITY, cfg.seed),
+                pending: Pending::new(),
                 reassembly: Reassembly::new(cfg.fragments, cfg.seed),
                 freed,
                 replaced: 0,
@@ -131,12 +144,13 @@ impl<B: PacketBuf> Engine<B> {
         let now = env.now();
         let mut w = World { snap, env, st: &mut self.state, now };
         for buf in burst.drain(..) {
-            let (port, len) = (buf.meta().port, buf.len() as u64);
+            let (port, len, gathered) = (buf.meta().port, buf.len() as u64, buf.meta().gathered);
             // Worked on where it lies: a context is several cache lines long.
             packets.push(Pkt { ctx: Ctx::new(port), buf });
             let Some(p) = packets.last_mut() else { continue };
             let next = run(&mut w, p, NodeId::Classify, Stage::Examine);
-            if !matches!(next, Next::HandOver(_)) {
+            // What another worker gathered was counted there.
+            if !matches!(next, Next::HandOver(_)) && !gathered {
                 w.st.counters.count_rx(port, 1, len);
             }
             match next {
@@ -176,12 +190,19 @@ impl<B: PacketBuf> Engine<B> {
         let now = env.now();
         let mut w = World { snap, env, st: &mut self.state, now };
         reassemble::expire(&mut w);
+        pending::run(&mut w);
+        w.st.affinity.sweep(now, AFFINITY_SWEEP);
     }
 
     /// When [`Engine::housekeep`] has something to do next; `None`: not before a packet or message comes.
     pub fn next_deadline(&self) -> Option<Millis> {
         let st = &self.state;
-        let all = [st.flows.v4.wheel.next_deadline(), st.flows.v6.wheel.next_deadline(), st.reassembly.next_deadline()];
+        let all = [
+            st.flows.v4.wheel.next_deadline(),
+            st.flows.v6.wheel.next_deadline(),
+            st.reassembly.next_deadline(),
+            st.pending.next_deadline(),
+        ];
         all.into_iter().flatten().reduce(|a, b| if reached(b, a) { a } else { b })
     }
 
@@ -193,6 +214,7 @@ impl<B: PacketBuf> Engine<B> {
             flow_capacity: st.flows.v4.table.capacity() + st.flows.v6.table.capacity(),
             held_fragments: st.reassembly.held(),
             datagrams: st.reassembly.datagrams(),
+            waiting: st.pending.len(),
             replaced: st.replaced,
             abandoned: st.abandoned,
         }

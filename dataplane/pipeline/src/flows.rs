@@ -1,9 +1,12 @@
 //! A worker's flows: one table, one timer wheel per family, one account of quotas.
 
+use std::net::IpAddr;
+
 use podplane_packet::id::{PortId, WorkerId};
+use podplane_tables::VtepIndex;
 use podplane_tables::flow::{
     Action, Addr, Entry, Flags, FlowConfig, FlowError, FlowHash, FlowTable, Half, HalfRef, InsertError, Key, Slot, V4,
-    V6,
+    V6, siphash13,
 };
 use podplane_tables::mem::{Pod, Want};
 use podplane_tables::quota::Quota;
@@ -11,7 +14,7 @@ use podplane_tables::wheel::Wheel;
 
 use crate::drop::DropReason;
 use crate::env::{BURST, Millis};
-use crate::halves::{Body, Msg};
+use crate::halves::{self, Body, Msg};
 use crate::world::AnyKey;
 
 /// Buckets of the wheel, as a power of two: 1,024 of 128 ms, a horizon of 131 s.
@@ -35,6 +38,9 @@ pub(crate) struct Flows {
     pub(crate) v4: Part<V4>,
     pub(crate) v6: Part<V6>,
     pub(crate) quota: Quota,
+    /// Of the numbers that must not be guessed (RFC 6056 section 3.1): a keyed hash of a counter.
+    secret: [u64; 2],
+    drawn: u64,
 }
 
 /// Chooses the part of a family.
@@ -44,6 +50,8 @@ where
 {
     /// Its part, and the quotas that both share.
     fn of(flows: &mut Flows) -> (&mut Part<Self>, &mut Quota);
+    /// An address of this family; of the other one, the unspecified address, which no packet of this family has.
+    fn of_ip(address: IpAddr) -> Self;
     /// A message as workers send it to each other.
     fn wrap(msg: Msg<Self>) -> Body;
 }
@@ -51,6 +59,13 @@ where
 impl Family for V4 {
     fn of(flows: &mut Flows) -> (&mut Part<V4>, &mut Quota) {
         (&mut flows.v4, &mut flows.quota)
+    }
+
+    fn of_ip(address: IpAddr) -> V4 {
+        match address {
+            IpAddr::V4(a) => a.octets(),
+            IpAddr::V6(_) => V4::default(),
+        }
     }
 
     fn wrap(msg: Msg<V4>) -> Body {
@@ -61,6 +76,13 @@ impl Family for V4 {
 impl Family for V6 {
     fn of(flows: &mut Flows) -> (&mut Part<V6>, &mut Quota) {
         (&mut flows.v6, &mut flows.quota)
+    }
+
+    fn of_ip(address: IpAddr) -> V6 {
+        match address {
+            IpAddr::V6(a) => a.octets(),
+            IpAddr::V4(_) => V6::default(),
+        }
     }
 
     fn wrap(msg: Msg<V6>) -> Body {
@@ -81,7 +103,8 @@ impl Flows {
         let mut quota = Quota::new(port_quota);
         // What the node itself opens is bounded by the table alone.
         quota.set_limit(PortId::HOST, u32::MAX);
-        Ok(Flows { me, v4: Part::new(config, now)?, v6: Part::new(config, now)?, quota })
+        let secret = [!seed[0], seed[1].rotate_left(17)];
+        Ok(Flows { me, v4: Part::new(config, now)?, v6: Part::new(config, now)?, quota, secret, drawn: 0 })
     }
 
     #[inline]
@@ -98,6 +121,20 @@ impl Flows {
             AnyKey::V4(_) => self.v4.table.prefetch(hash),
             AnyKey::V6(_) => self.v6.table.prefetch(hash),
         }
+    }
+
+    /// The entry of a key of either family.
+    pub(crate) fn find(&self, key: &AnyKey) -> Option<Slot> {
+        match key {
+            AnyKey::V4(k) => self.v4.table.find(k, self.v4.table.hash(k)),
+            AnyKey::V6(k) => self.v6.table.find(k, self.v6.table.hash(k)),
+        }
+    }
+
+    /// A number that nobody can guess.
+    pub(crate) fn random(&mut self) -> u32 {
+        self.drawn += 1;
+        siphash13(self.secret, &[self.drawn, 0]) as u32
     }
 
     /// Half-entries in use.
@@ -189,6 +226,10 @@ where
         };
         let Some(entry) = self.table.get(slot) else { return Err(DropReason::FlowCollision) };
         let denied = matches!(entry.action(), Action::Drop(_));
+        // Equal reply tuples of two flows, of which one at least is translated: one of them needs another port.
+        if !denied && half.verdict.rewrite != entry.rewrite() {
+            return Err(DropReason::FlowCollision);
+        }
         let creator = half.peer.map_or(me, |p| p.worker);
         if entry.flags().has(Flags::INITIATOR) && !denied && creator >= me {
             return Ok(None);
@@ -203,6 +244,24 @@ where
     pub(crate) fn belonging(&self, key: &Key<A>, creator: HalfRef) -> Option<Slot> {
         let slot = self.table.find(key, self.table.hash(key))?;
         self.table.get(slot).filter(|e| e.peer() == Some(creator) && e.flags().has(Flags::REPLY)).map(|_| slot)
+    }
+
+    /// Moves a flow that came in by the entry network to another entry node: both halves, for they belong to one worker,
+    /// the home of the pod that they lead to.
+    pub(crate) fn enter_by(&mut self, me: WorkerId, slot: Slot, vtep: Option<VtepIndex>, quota: &mut Quota) {
+        let Some(entry) = self.table.get(slot) else { return };
+        let (mut forward, key) = (entry.half(), halves::reply_key(entry));
+        forward.vtep = vtep;
+        // Neither half changes its port, so no quota refuses.
+        let _ = self.table.replace(slot, &forward, quota);
+        let creator = self.table.half_ref(me, slot);
+        let Some(reply) = creator.and_then(|creator| self.belonging(&key, creator)) else { return };
+        if let (Some(vtep), Some(entry)) = (vtep, self.table.get(reply)) {
+            let mut half = entry.half();
+            half.vtep = Some(vtep);
+            half.verdict.action = Action::Enter(vtep);
+            let _ = self.table.replace(reply, &half, quota);
+        }
     }
 
     /// Frees a half and its timer.

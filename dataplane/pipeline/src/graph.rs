@@ -78,8 +78,9 @@ pub enum Stage {
 }
 
 graph! {
-    Classify   classify   Examine [L2Pass Arp Underlay Parse];
-    Underlay   underlay   Examine [L2Pass Decap];
+    Classify   classify   Examine [L2Pass Arp Underlay Egress Parse];
+    Underlay   underlay   Examine [L2Pass Decap Owner];
+    Egress     egress     Examine [L2Pass Owner];
     Decap      decap      Examine [Owner];
     Parse      parse      Examine [Antispoof Nd Owner L2Pass];
     Antispoof  antispoof  Examine [Nd Owner];
@@ -88,16 +89,22 @@ graph! {
     Arp        arp        Act     [L2Pass];
     Nd         nd         Act     [];
     Gateway    gateway    Act     [Encap];
-    Reassemble reassemble Act     [Related Flow];
-    Related    related    Act     [Forward];
-    Flow       flow       Act     [Forward Route];
-    Route      route      Act     [Policy IcmpError];
-    Policy     policy     Act     [Create];
+    Reassemble reassemble Act     [Flow L2Pass];
+    Related    related    Act     [Forward L2Pass];
+    Flow       flow       Act     [Forward Service L2Pass];
+    Service    service    Act     [Route Refuse];
+    Refuse     refuse     Act     [];
+    Route      route      Act     [Policy Reflect IcmpError];
+    Reflect    reflect    Act     [];
+    Policy     policy     Act     [Masquerade];
+    Masquerade masquerade Act     [Create];
     Create     create     Act     [Forward];
-    Forward    forward    Act     [Deliver Encap Fragment IcmpError];
+    Forward    forward    Act     [Translate Deliver Encap Outside Fragment IcmpError];
+    Translate  translate  Act     [Deliver Encap Outside Fragment];
     Fragment   fragment   Act     [];
     Deliver    deliver    Act     [];
     Encap      encap      Act     [];
+    Outside    outside    Act     [];
     IcmpError  icmp_error Act     [];
 }
 
@@ -106,7 +113,7 @@ fn declared(id: NodeId, next: &Next) -> bool {
     match next {
         Next::To(to) => id.next().contains(to),
         Next::Drop(reason) => id.drops().contains(reason) || id.parses() && reason.is_parse_error(),
-        Next::Transmit(..) | Next::HandOver(_) | Next::Hold | Next::Replaced => true,
+        Next::Transmit(..) | Next::HandOver(_) | Next::Hold | Next::Wait(_) | Next::Replaced => true,
     }
 }
 

@@ -13,7 +13,9 @@
 //! of a half that does not exist says so.
 
 use podplane_packet::id::WorkerId;
-use podplane_tables::flow::{Action, Addr, Entry, EntryState, Flags, Half, HalfRef, Key, Slot, TimeoutClass, V4, V6};
+use podplane_tables::flow::{
+    Action, Addr, Entry, EntryState, Flags, Half, HalfRef, Key, Rewrite, Slot, TimeoutClass, V4, V6,
+};
 use podplane_tables::mem::Pod;
 use podplane_tables::wheel::Look;
 use podplane_tables::{VtepIndex, reached};
@@ -22,7 +24,7 @@ use crate::drop::DropReason;
 use crate::env::{Env, Millis};
 use crate::flows::{Family, Flows};
 use crate::snapshot::Snapshot;
-use crate::timeouts::{LOOK, RETRY, TIMEOUTS, class, learn};
+use crate::timeouts::{RETRY, TIMEOUTS, class, learn, look};
 
 /// How many flows one call of housekeeping looks at.
 const LOOKS: usize = 256;
@@ -59,8 +61,8 @@ pub(crate) enum Body {
 pub(crate) enum Msg<A: Addr> {
     /// Creator to owner: install this half; its `peer` is the creator's.
     Push(Half<A>),
-    /// Owner to creator: the half could not be installed.
-    Refused(HalfRef),
+    /// Owner to creator: the half could not be installed; `collision`: another flow holds its key.
+    Refused { creator: HalfRef, collision: bool },
     /// Initiator to owner: when did you see a packet last?
     Query { key: Key<A>, creator: HalfRef },
     /// Owner to initiator: so long ago, and this is remembered.
@@ -104,8 +106,9 @@ where
         Msg::Push(half) => {
             // The creator is who sent it: anything else would be answered to the wrong worker.
             let Some(creator) = half.peer.filter(|p| p.worker == from) else { return };
-            if part.install(me, &half, quota).is_err() {
-                post(env, me, from, Msg::<A>::Refused(creator));
+            if let Err(reason) = part.install(me, &half, quota) {
+                let collision = reason == DropReason::FlowCollision;
+                post(env, me, from, Msg::<A>::Refused { creator, collision });
             }
         }
         Msg::Query { key, creator } => {
@@ -122,7 +125,7 @@ where
             }
             post(env, me, from, Msg::<A>::Retired(creator));
         }
-        Msg::Refused(half) => refuse::<A>(flows, half, now),
+        Msg::Refused { creator, collision } => refuse::<A>(flows, creator, collision, now),
         Msg::Seen { creator, age, flags } => seen::<A, E>(flows, env, from, creator, age, flags),
         Msg::Gone(half) | Msg::Retired(half) => {
             if let Some(slot) = part.table.resolve(half).filter(|_| half.worker == me) {
@@ -135,8 +138,9 @@ where
     }
 }
 
-/// Turns the initiator's half into a cached drop.
-fn refuse<A: Family>(flows: &mut Flows, half: HalfRef, now: Millis)
+/// Turns the initiator's half into a cached drop; after a collision into one that the flow's next packet ends, which is
+/// given another source port.
+fn refuse<A: Family>(flows: &mut Flows, half: HalfRef, collision: bool, now: Millis)
 where
     Entry<A>: Pod,
 {
@@ -148,6 +152,9 @@ where
     }
     let mut denied = entry.half();
     denied.verdict.action = Action::Drop(DropReason::FlowRefused as u8);
+    if collision {
+        denied.flags = denied.flags.with(RENUMBER);
+    }
     denied.class = TimeoutClass::Deny;
     denied.peer = None;
     denied.last_seen = now;
@@ -170,7 +177,8 @@ where
     }
     let deadline = merge(entry, now.wrapping_sub(age), other);
     if !reached(now, deadline) {
-        part.arm(slot, soonest(now, deadline));
+        let class = entry.class();
+        part.arm(slot, soonest(now, deadline, class));
         return;
     }
     retire(part, env, me, from, slot);
@@ -188,8 +196,8 @@ fn merge<A: Addr>(entry: &mut Entry<A>, other_seen: Millis, other: Flags) -> Mil
     entry.last_seen().wrapping_add(TIMEOUTS.of(class))
 }
 
-fn soonest(now: Millis, deadline: Millis) -> Millis {
-    let look = now.wrapping_add(LOOK);
+fn soonest(now: Millis, deadline: Millis, class: TimeoutClass) -> Millis {
+    let look = now.wrapping_add(look(class));
     if reached(look, deadline) { deadline } else { look }
 }
 
@@ -217,21 +225,55 @@ fn ask_to_free<A: Family, E: Env>(
     }
 }
 
-/// The key of the replies' half. Its zone is that of the place where this direction leads.
-fn reply_key<A: Addr>(entry: &Entry<A>) -> Key<A> {
-    entry.key().reversed(reply_zone(entry.flags()))
+/// The key of the replies' half: that of what this direction leaves with, reversed. Its zone is that of the place where
+/// this direction leads.
+pub(crate) fn reply_key<A: Addr>(entry: &Entry<A>) -> Key<A> {
+    reversed(entry.key(), entry.rewrite(), leads_to(entry.flags()))
 }
 
-/// Flag bits that hold the zone of the replies' key.
+/// The key of replies to what came with `key` and leaves as `rewrite` says.
+pub(crate) fn reversed<A: Addr>(key: &Key<A>, rewrite: Option<Rewrite<A>>, zone: u8) -> Key<A> {
+    match rewrite {
+        Some(new) => Key::new(new.dst, new.src, new.dport, new.sport, key.proto, zone),
+        None => key.reversed(zone),
+    }
+}
+
+/// Ends a flow by its initiator's half at once: its key may be used again when this returns.
+pub(crate) fn end<A: Family, E: Env>(flows: &mut Flows, env: &mut E, slot: Slot)
+where
+    Entry<A>: Pod,
+{
+    let me = flows.me;
+    let (part, quota) = A::of(flows);
+    let Some(entry) = part.table.get(slot) else { return };
+    let key = reply_key(entry);
+    match entry.peer().map(|p| p.worker) {
+        Some(other) if other != me => retire(part, env, me, other, slot),
+        peer => {
+            let creator = part.table.half_ref(me, slot);
+            if let Some(reply) = peer.and(creator).and_then(|c| part.belonging(&key, c)) {
+                part.free(reply, quota);
+            }
+            part.free(slot, quota);
+        }
+    }
+}
+
+/// A cached drop because of a collision of reply tuples: the next packet tries another source port.
+pub(crate) const RENUMBER: Flags = Flags(1 << (ZONE_SHIFT + 3));
+
+/// Flag bits that hold the zone of the other half's key.
 const ZONE_SHIFT: u32 = Flags::FIRST_FREE_BIT + 2;
 
-/// Remembers in an initiator's half in which zone its replies come.
-pub(crate) const fn with_reply_zone(flags: Flags, zone: u8) -> Flags {
-    Flags(flags.0 | (zone as u16 & 3) << ZONE_SHIFT)
+/// Remembers in a half in which zone the packets of the other direction come in: where this one leads to.
+pub(crate) const fn leading_to(flags: Flags, zone: u8) -> Flags {
+    Flags(flags.0 | (zone as u16 & 7) << ZONE_SHIFT)
 }
 
-const fn reply_zone(flags: Flags) -> u8 {
-    (flags.0 >> ZONE_SHIFT) as u8 & 3
+/// What [`leading_to`] remembered.
+pub(crate) const fn leads_to(flags: Flags) -> u8 {
+    (flags.0 >> ZONE_SHIFT) as u8 & 7
 }
 
 /// Whether a flow leads from or to a port that is gone: nothing will end it, and it is charged to whoever gets the
@@ -264,13 +306,13 @@ where
         let orphan = is_orphan(&half, snap);
         let deadline = if orphan { now } else { half.last_seen.wrapping_add(TIMEOUTS.of(half.class)) };
         let idle = now.wrapping_sub(half.last_seen);
-        if !reached(now, deadline) && idle < LOOK {
-            return Look::Again(soonest(now, deadline));
+        if !reached(now, deadline) && idle < look(half.class) {
+            return Look::Again(soonest(now, deadline, half.class));
         }
         let Some(other) = other else {
             // A cached drop, or a half without another.
             if !reached(now, deadline) {
-                return Look::Again(soonest(now, deadline));
+                return Look::Again(soonest(now, deadline, half.class));
             }
             table.free(slot, quota);
             return Look::Done;
@@ -284,7 +326,7 @@ where
         }
         if other != me {
             post::<A, E>(env, me, other, Msg::Query { key, creator });
-            return Look::Again(now.wrapping_add(if reached(now, deadline) { RETRY } else { LOOK }));
+            return Look::Again(now.wrapping_add(if reached(now, deadline) { RETRY } else { look(half.class) }));
         }
         let reply = table
             .find(&key, table.hash(&key))
@@ -295,8 +337,9 @@ where
             Some((seen, flags)) if !orphan => merge(entry, seen, flags),
             _ => deadline,
         };
+        let class = entry.class();
         if !reached(now, deadline) {
-            return Look::Again(soonest(now, deadline));
+            return Look::Again(soonest(now, deadline, class));
         }
         if let Some(reply) = reply {
             table.free(reply, quota);

@@ -17,7 +17,9 @@ mod limiter;
 mod nodes;
 mod owner;
 pub mod pass;
+mod pending;
 mod pmtu;
+mod revalidate;
 #[cfg(feature = "testing")]
 pub mod sim;
 pub mod snapshot;

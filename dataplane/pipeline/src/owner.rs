@@ -3,13 +3,14 @@
 //! The design's cases, the first that fits:
 //! 1. ICMP errors: those of the embedded tuple, reversed (so the destination is the embedded source).
 //! 2. From a pod or the host port: that port's home.
-//! 3. Fragments to node addresses: such packets are not tracked yet, they pass at L2 wherever they arrive. Fragments to
-//!    pods fall under case 5, whose owner does not depend on ports.
-//! 4. To the masquerade range: with Services.
-//! 5. To a local pod: its home.
+//! 3. Fragments that came plain to node or Service addresses: gathered at [`gatherer`], then handed in order to the owner
+//!    that their ports name.
+//! 4. Plain to a masquerade port: the worker that the port names. (What is masqueraded and goes on through a tunnel is
+//!    answered through the tunnel: case 6, for the ports of its later fragments are not known there.)
+//! 5. To a local pod, plain or tunnelled: its home.
 //! 6. Tunnelled to the node: the host port's home.
-//! 7. Plain to node or Service addresses: with Services; until then case 3's answer.
-//! 8. Tunnelled to anything else: hash of the destination.
+//! 7. Plain to node or Service addresses: hash of the source, so that one worker knows all connections of a client.
+//! 8. Tunnelled to anything else: hash of the destination; for answers to a client outside the same as case 7.
 //!
 //! A port's home never changes while the port lives.
 
@@ -20,6 +21,8 @@ use podplane_tables::fib::NextHop;
 use podplane_tables::flow::siphash13;
 
 use crate::snapshot::Snapshot;
+use crate::snapshot::nets::number;
+use crate::world::{Ip, L4};
 
 /// How a packet arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,19 +31,53 @@ pub(crate) enum Arrival {
     Port(PortId),
     /// Inside the tunnel from another node.
     Tunnel,
+    /// By the uplink, but not inside a tunnel.
+    Plain,
 }
 
-/// The worker that owns a packet to `dst`; `embedded_src` is the source of the packet that an ICMP error is about.
-pub(crate) fn owner(snap: &Snapshot, arrival: Arrival, dst: IpAddr, embedded_src: Option<IpAddr>) -> WorkerId {
-    if let Arrival::Port(port) = arrival {
-        return home(snap, port);
+/// What the owner depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ends {
+    pub(crate) src: IpAddr,
+    pub(crate) dst: IpAddr,
+    /// The destination port, or the echo identifier; of no matter for protocols without.
+    pub(crate) dport: u16,
+}
+
+impl Ends {
+    /// Those of a packet; for an ICMP error those of the packet that it quotes, reversed.
+    #[inline]
+    pub(crate) fn of(ip: &Ip, l4: &L4) -> Ends {
+        match l4.quoted {
+            Some(q) => Ends { src: q.dst, dst: q.src, dport: q.sport },
+            None => Ends { src: ip.src, dst: ip.dst, dport: l4.dport },
+        }
     }
-    let dst = embedded_src.unwrap_or(dst);
-    match snap.route(dst) {
-        Some(NextHop::Local(port)) => home(snap, port),
-        Some(NextHop::Host | NextHop::Gateway) => home(snap, PortId::HOST),
-        _ => spread(snap, dst),
+}
+
+/// The worker that owns a packet.
+pub(crate) fn owner(snap: &Snapshot, arrival: Arrival, ends: Ends) -> WorkerId {
+    let hop = match arrival {
+        Arrival::Port(port) => return home(snap, port),
+        _ => snap.route(ends.dst),
+    };
+    match (arrival, hop) {
+        (_, Some(NextHop::Local(port))) => home(snap, port),
+        (Arrival::Plain, _) => match snap.local().filter(|l| l.is_masquerade(ends.dst, ends.dport)) {
+            Some(local) => {
+                let distance = ends.dport - local.masquerade_ports.0;
+                WorkerId((distance % u16::from(snap.workers())) as u8)
+            }
+            None => spread(snap, number(ends.src)),
+        },
+        (_, Some(NextHop::Host | NextHop::Gateway)) => home(snap, PortId::HOST),
+        _ => spread(snap, number(ends.dst)),
     }
+}
+
+/// The worker at which the fragments of a packet meet.
+pub(crate) fn gatherer(snap: &Snapshot, src: IpAddr, dst: IpAddr, id: u32) -> WorkerId {
+    spread(snap, number(src).rotate_left(64) ^ number(dst) ^ u128::from(id) << 32)
 }
 
 /// A port's home. A port that is gone belongs to worker 0, which drops what comes from it.
@@ -48,11 +85,7 @@ fn home(snap: &Snapshot, port: PortId) -> WorkerId {
     snap.port(port).map_or(WorkerId(0), |p| p.home)
 }
 
-fn spread(snap: &Snapshot, dst: IpAddr) -> WorkerId {
-    let bits = match dst {
-        IpAddr::V4(a) => u128::from(u32::from(a)),
-        IpAddr::V6(a) => u128::from(a),
-    };
+fn spread(snap: &Snapshot, bits: u128) -> WorkerId {
     let hash = siphash13(snap.seed(), &[bits as u64, (bits >> 64) as u64]);
     WorkerId((hash % u64::from(snap.workers())) as u8)
 }
@@ -60,6 +93,7 @@ fn spread(snap: &Snapshot, dst: IpAddr) -> WorkerId {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::services::Masquerade;
     use crate::snapshot::testing::{config, pod};
 
     #[test]
@@ -68,22 +102,31 @@ mod tests {
         c.ports[1].1.home = WorkerId(3);
         c.ports.push(pod(2, 1));
         c.ports.push(pod(3, 2));
+        let node = IpAddr::from([192, 0, 2, 1]);
+        c.local.as_mut().expect("a node").masquerade =
+            Some(Masquerade { addresses: vec![node], ports: (50_001, 50_999) });
         let s = Snapshot::compile(&c, None).expect("a valid configuration");
         let at = |last: u8| IpAddr::from([10, 244, 1, last]);
-        let port = |p: u16| Arrival::Port(PortId(p));
-        let error = |dst: IpAddr, embedded_src: IpAddr| owner(&s, Arrival::Tunnel, dst, Some(embedded_src));
-        assert_eq!(owner(&s, port(2), at(3), None), WorkerId(1), "from a pod: its home, wherever it goes");
-        assert_eq!(owner(&s, port(2), at(3), Some(at(3))), WorkerId(1), "its ICMP errors too");
-        assert_eq!(owner(&s, port(1), at(2), None), WorkerId(3), "from the node: the host port's home");
-        assert_eq!(owner(&s, Arrival::Tunnel, at(3), None), WorkerId(2), "to a pod: its home");
-        assert_eq!(owner(&s, Arrival::Tunnel, [192, 0, 2, 1].into(), None), WorkerId(3), "to the node");
-        assert_eq!(owner(&s, Arrival::Tunnel, at(1), None), WorkerId(3), "to the node's range address");
-        assert_eq!(error(at(3), at(2)), WorkerId(1), "an ICMP error: where the replies to its quotation go");
         let stray = IpAddr::from([198, 51, 100, 7]);
-        let spread = owner(&s, Arrival::Tunnel, stray, None);
-        assert!(spread.0 < 4);
+        let ends = |src, dst| Ends { src, dst, dport: 80 };
+        let port = |p: u16| owner(&s, Arrival::Port(PortId(p)), ends(at(2), at(3)));
+        let tunnel = |dst| owner(&s, Arrival::Tunnel, ends(stray, dst));
+        let plain = |src, dst, dport| owner(&s, Arrival::Plain, Ends { src, dst, dport });
+        assert_eq!(port(2), WorkerId(1), "from a pod: its home, wherever it goes");
+        assert_eq!(port(1), WorkerId(3), "from the node: the host port's home");
+        assert_eq!(port(9), WorkerId(0), "a port that is gone");
+        assert_eq!(tunnel(at(3)), WorkerId(2), "to a pod: its home");
+        assert_eq!(plain(stray, at(3), 80), WorkerId(2), "plain to a pod: its home");
+        assert_eq!(tunnel(node), WorkerId(3), "tunnelled to the node");
+        assert_eq!(tunnel(at(1)), WorkerId(3), "to the node's range address");
+        for distance in 0..8u16 {
+            let want = WorkerId((distance % 4) as u8);
+            assert_eq!(plain(stray, node, 50_001 + distance), want, "the worker that the masquerade port names");
+        }
+        let service = plain(stray, node, 80);
+        assert_eq!(plain(stray, IpAddr::from([10, 96, 0, 1]), 443), service, "one worker knows a client's connections");
+        assert_eq!(tunnel(stray), service, "which is the one that answers from other nodes go to");
         let next = Snapshot::compile(&c, Some(&s)).expect("a valid configuration");
-        assert_eq!(owner(&next, Arrival::Tunnel, stray, None), spread, "the same under every snapshot");
-        assert_eq!(owner(&s, port(9), at(3), None), WorkerId(0), "a port that is gone");
+        assert_eq!(owner(&next, Arrival::Tunnel, ends(at(3), stray)), service, "the same under every snapshot");
     }
 }

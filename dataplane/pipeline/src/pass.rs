@@ -1,6 +1,6 @@
 //! The proof that somebody entitled let a packet go.
 
-/// The token without which nothing is transmitted. It can be made only inside this crate, by three named
+/// The token without which nothing is transmitted. It can be made only inside this crate, by a few named
 /// constructors; it is neither `Clone` nor `Copy`, so each packet needs its own.
 #[derive(Debug)]
 #[must_use = "a pass that is not spent means a packet that was judged and then lost"]
@@ -19,6 +19,11 @@ impl Pass {
 
     /// For what the gateway itself says (ARP, ND, echo replies, ICMP errors), to whoever caused it.
     pub(crate) const fn gateway_reply() -> Pass {
+        Pass(())
+    }
+
+    /// For what the node's own stack sends to itself by way of the host port.
+    pub(crate) const fn reflected() -> Pass {
         Pass(())
     }
 

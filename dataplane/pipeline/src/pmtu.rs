@@ -1,6 +1,6 @@
 //! Path MTUs to peers that turned out narrower than our uplink.
 
-use podplane_tables::{Millis, VtepIndex, reached};
+use podplane_tables::{Millis, VtepIndex};
 
 use crate::snapshot::Vtep;
 
@@ -46,7 +46,8 @@ impl Pmtu {
     #[cold]
     fn lookup(&mut self, vtep: VtepIndex, entry: &Vtep, now: Millis) -> u16 {
         let Some(learned) = self.learned.get_mut(vtep.index()).filter(|l| l.mtu != 0) else { return entry.mtu };
-        if learned.since != entry.since || reached(now, learned.until) {
+        // Not "has the time come": the clock wraps, and after 25 days without a packet it would lie ahead again.
+        if learned.since != entry.since || !(1..=LIFETIME).contains(&learned.until.wrapping_sub(now)) {
             learned.mtu = 0;
             return entry.mtu;
         }

@@ -5,7 +5,7 @@
 
 mod compile;
 mod config;
-mod nets;
+pub(crate) mod nets;
 pub(crate) mod outside;
 pub mod services;
 #[cfg(test)]

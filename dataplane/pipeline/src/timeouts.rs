@@ -13,7 +13,8 @@ pub(crate) const TIMEOUTS: Timeouts = {
     t[TimeoutClass::Other as usize] = 600 * SECOND;
     t[TimeoutClass::TcpOpening as usize] = 60 * SECOND;
     t[TimeoutClass::TcpEstablished as usize] = 24 * 3600 * SECOND;
-    t[TimeoutClass::TcpClosing as usize] = 60 * SECOND;
+    // As kube-proxy sets conntrack's CLOSE_WAIT: one side is done, the other may still have much to say.
+    t[TimeoutClass::TcpClosing as usize] = 3600 * SECOND;
     t[TimeoutClass::TcpClosed as usize] = 10 * SECOND;
     t[TimeoutClass::Udp as usize] = 30 * SECOND;
     t[TimeoutClass::UdpStream as usize] = 180 * SECOND;
@@ -27,7 +28,18 @@ pub(crate) const TIMEOUTS: Timeouts = {
 
 /// The longest time between two looks at a flow, so that what the other direction saw of its end is noticed in minutes
 /// and not after a day.
-pub(crate) const LOOK: Millis = 300 * SECOND;
+const LOOK: Millis = 300 * SECOND;
+/// The same for a connection of which one direction is closed: the other's end is what keeps it for so long.
+const LOOK_CLOSING: Millis = 30 * SECOND;
+
+/// The longest time between two looks at a flow of a class.
+pub(crate) const fn look(class: TimeoutClass) -> Millis {
+    match class {
+        TimeoutClass::TcpClosing => LOOK_CLOSING,
+        _ => LOOK,
+    }
+}
+
 /// After which a question to the other half's owner that was not answered is repeated.
 pub(crate) const RETRY: Millis = SECOND;
 
@@ -41,6 +53,7 @@ mod tcp {
     pub(super) const FIN: u8 = 1;
     pub(super) const SYN: u8 = 2;
     pub(super) const RST: u8 = 4;
+    pub(super) const ACK: u8 = 16;
 }
 
 /// Adds what a packet tells about its direction to what was remembered. A SYN on a closed connection opens a new one
@@ -62,6 +75,19 @@ pub(crate) const fn observe(before: Flags, tcp_flags: Option<u8>) -> Flags {
         flags = flags.with(Flags::RST);
     }
     flags
+}
+
+/// Whether a packet asks for a new connection.
+#[inline]
+pub(crate) const fn is_opening(tcp_flags: Option<u8>) -> bool {
+    matches!(tcp_flags, Some(flags) if flags & (tcp::SYN | tcp::ACK) == tcp::SYN)
+}
+
+/// Whether an end of the connection was seen.
+#[inline]
+pub(crate) const fn is_closed(flags: Flags) -> bool {
+    let closed = Flags::FIN.with(Flags::RST).with(Flags::PEER_FIN).with(Flags::PEER_RST);
+    flags.0 & closed.0 != 0
 }
 
 /// Adds what the other half remembers of its own direction.

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use podplane_packet::buf::PacketBuf;
 use podplane_packet::id::{Mac, PortId};
+use podplane_packet::nat::Tuple;
 use podplane_tables::VtepIndex;
 use podplane_tables::flow::{Action, FlowHash, Key, Slot, V4, V6};
 
@@ -20,6 +21,8 @@ use crate::snapshot::{PortClass, Snapshot};
 pub(crate) struct Via {
     pub(crate) port: PortId,
     pub(crate) vtep: Option<VtepIndex>,
+    /// That tunnel's entry network: the packet is a Service client's, or goes back to one.
+    pub(crate) entry: bool,
 }
 
 /// What the IP header says.
@@ -129,6 +132,20 @@ pub(crate) enum Complaint {
     NoSuchPod,
 }
 
+/// The zones of flow keys: equal headers that came in by different ways are different flows.
+pub(crate) mod zone {
+    /// From a pod.
+    pub(crate) const POD: u8 = 0;
+    /// From the host port.
+    pub(crate) const HOST: u8 = 1;
+    /// Through the tunnel from another node.
+    pub(crate) const TUNNEL: u8 = 2;
+    /// Plain by the uplink.
+    pub(crate) const PLAIN: u8 = 3;
+    /// Through the tunnel in the entry network.
+    pub(crate) const ENTRY: u8 = 4;
+}
+
 /// A packet's context: what nodes told each other about it.
 #[derive(Debug)]
 pub(crate) struct Ctx {
@@ -144,11 +161,21 @@ pub(crate) struct Ctx {
     pub(crate) slot: Option<Slot>,
     /// Where the packet goes.
     pub(crate) out: Action,
+    /// Where replies to it go.
+    pub(crate) back: Action,
+    /// What its tuple becomes; for an ICMP error, that of the packets which go the error's way.
+    pub(crate) rewrite: Option<Tuple>,
+    /// It need not be ours: if it belongs to no flow, it passes between uplink and host port unchanged.
+    pub(crate) borrowed: bool,
+    /// Another worker refused the flow's reply tuple: take another source port at once.
+    pub(crate) renumber: bool,
     /// The proof that it may.
     pub(crate) pass: Option<Pass>,
     /// Longest IP packet of the next hop, if this one has to be cut.
     pub(crate) cut: u16,
     pub(crate) complaint: Complaint,
+    /// The way out behind `translate`.
+    pub(crate) way: NodeId,
     /// The node that acts on it once the burst is examined.
     pub(crate) next: NodeId,
 }
@@ -156,7 +183,7 @@ pub(crate) struct Ctx {
 impl Ctx {
     pub(crate) fn new(port: PortId) -> Ctx {
         Ctx {
-            via: Via { port, vtep: None },
+            via: Via { port, ..Via::default() },
             class: PortClass::Uplink,
             l3: 0,
             ip: Ip::default(),
@@ -165,9 +192,14 @@ impl Ctx {
             hash: FlowHash::default(),
             slot: None,
             out: Action::Drop(DropReason::NoRoute as u8),
+            back: Action::Drop(DropReason::NoRoute as u8),
+            rewrite: None,
+            borrowed: false,
+            renumber: false,
             pass: None,
             cut: 0,
             complaint: Complaint::TtlExceeded,
+            way: NodeId::Deliver,
             next: NodeId::Classify,
         }
     }
@@ -178,20 +210,28 @@ impl Ctx {
         usize::from(self.l3) + usize::from(self.ip.header)
     }
 
-    /// The zone of flow keys: an ingress class.
+    /// The zone of flow keys: how the packet came in.
     #[inline]
     pub(crate) fn zone(&self) -> u8 {
-        zone(self.class)
+        match (self.class, self.via.vtep) {
+            (PortClass::Pod, _) => zone::POD,
+            (PortClass::Host, _) => zone::HOST,
+            (PortClass::Uplink, None) => zone::PLAIN,
+            (PortClass::Uplink, Some(_)) if self.via.entry => zone::ENTRY,
+            (PortClass::Uplink, Some(_)) => zone::TUNNEL,
+        }
     }
-}
 
-/// The zone of flow keys for packets that come in by a port of this class.
-#[inline]
-pub(crate) const fn zone(class: PortClass) -> u8 {
-    match class {
-        PortClass::Pod => 0,
-        PortClass::Host => 1,
-        PortClass::Uplink => 2,
+    /// The tuple that the packet came with.
+    #[inline]
+    pub(crate) fn tuple(&self) -> Tuple {
+        Tuple { src: self.ip.src, dst: self.ip.dst, sport: self.l4.sport, dport: self.l4.dport }
+    }
+
+    /// The tuple that it leaves with.
+    #[inline]
+    pub(crate) fn new_tuple(&self) -> Tuple {
+        self.rewrite.unwrap_or_else(|| self.tuple())
     }
 }
 
@@ -243,6 +283,7 @@ impl<E: Env> World<'_, E> {
             }
             Next::Drop(reason) => self.drop(p.ctx.via.port, reason),
             Next::Hold => crate::nodes::reassemble::hold(self, p),
+            Next::Wait(address) => crate::pending::hold(self, p, address),
             Next::Replaced => self.st.replaced += 1,
             Next::To(node) => debug_assert!(false, "the walk stopped before {node:?}"),
         }

@@ -134,7 +134,7 @@ fn only_peers_with_our_network_and_their_own_pods_are_heard() {
     let cases: [(&str, Change, DropReason); 11] = [
         ("unknown peer", |b| (b[29] = 77, fill_v4(&mut b[14..])).1, DropReason::VxlanUnknownPeer),
         ("our own address", |b| (b[29] = 2, fill_v4(&mut b[14..])).1, DropReason::VxlanUnknownPeer),
-        ("another VNI", |b| b[48] ^= 1, DropReason::VxlanWrongVni),
+        ("another VNI", |b| b[48] ^= 4, DropReason::VxlanWrongVni),
         ("no flag I", |b| b[42] = 0, DropReason::VxlanBadHeader),
         ("another inner MAC", |b| b[55] ^= 1, DropReason::VxlanInnerMac),
         ("inner ARP", |b| (b[62], b[63]) = (8, 6), DropReason::VxlanInnerNotIp),

@@ -3,10 +3,11 @@
 //! Uses: `meta().port`, `meta().vlan`, the Ethernet header. Sets: `via`, `l3`.
 //!
 //! - Pods have one neighbour, the gateway: IP goes on to be parsed, ARP to be answered, the rest is dropped.
-//! - From the host port, what is addressed to the gateway's MAC is routed; the rest belongs to the uplink's network.
-//! - From the uplink, only VXLAN for us is ours; the rest belongs to the node's own stack.
+//! - From the host port, what is addressed to the gateway's MAC is routed; the rest belongs to the uplink's network, but
+//!   may be answers of backends on the node's own network.
+//! - From the uplink, `underlay` knows what is ours; the rest belongs to the node's own stack.
 //!
-//! Next: `arp`, `parse`, `underlay`, `l2_pass`.
+//! Next: `arp`, `parse`, `underlay`, `egress`, `l2_pass`.
 
 use podplane_packet::buf::PacketBuf;
 use podplane_packet::id::Mac;
@@ -15,7 +16,7 @@ use super::{Next, Pkt, World};
 use crate::drop::DropReason;
 use crate::env::Env;
 use crate::graph::{Node, NodeId};
-use crate::snapshot::PortClass;
+use crate::snapshot::{PortClass, Snapshot};
 
 pub(crate) const NODE: Node = Node {
     does: "Sorts frames by their port and Ethernet header.",
@@ -58,7 +59,7 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
     match port.kind {
         PortClass::Pod if eth[6..12] != port.mac.0 => Next::Drop(DropReason::SpoofedMac),
         PortClass::Pod => pod(dst, ethertype, tagged, w.snap.local().is_some()),
-        PortClass::Host => host(dst, ethertype, tagged, w.snap.local().is_some()),
+        PortClass::Host => host(dst, ethertype, tagged, w.snap),
         PortClass::Uplink if tagged || w.snap.local().is_none() => Next::To(NodeId::L2Pass),
         PortClass::Uplink => match ethertype {
             IPV4 | IPV6 => Next::To(NodeId::Underlay),
@@ -79,10 +80,13 @@ fn pod(dst: Mac, ethertype: u16, tagged: bool, configured: bool) -> Next {
     }
 }
 
-fn host(dst: Mac, ethertype: u16, tagged: bool, configured: bool) -> Next {
+fn host(dst: Mac, ethertype: u16, tagged: bool, snap: &Snapshot) -> Next {
+    let configured = snap.local().is_some();
+    let answers = configured && snap.services().has_host_backends() && !tagged && !dst.is_group();
     match ethertype {
         ARP if !tagged => Next::To(NodeId::Arp),
         IPV6 if dst == GATEWAY_GROUP && !tagged => Next::To(NodeId::Parse),
+        IPV4 | IPV6 if dst != Mac::GATEWAY && answers => Next::To(NodeId::Egress),
         _ if dst != Mac::GATEWAY => Next::To(NodeId::L2Pass),
         _ if tagged => Next::Drop(DropReason::VlanTagged),
         _ if !configured => Next::Drop(DropReason::NotConfigured),

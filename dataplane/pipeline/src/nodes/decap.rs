@@ -2,7 +2,8 @@
 //!
 //! Uses: `ip`, `l4` (the outer ones). Sets: `via.vtep`, `l3`, `ip`, `l4` (the inner ones).
 //!
-//! Accepted is what a known peer sends with our VNI to the gateway's MAC, with a source that routes to that peer. An
+//! Accepted is what a known peer sends with our VNI to the gateway's MAC, with a source that routes to that peer. In the
+//! entry network (our VNI + 1) a peer also sends in the name of clients outside the cluster, but not of other nodes. An
 //! outer UDP checksum is not verified (RFC 7348 section 4.1 leaves it open): what it would protect is checked here
 //! field by field, and the inner packet has checksums of its own. For the same reason a zero one is accepted over IPv6
 //! (RFC 6935 section 5, RFC 6936 section 4).
@@ -24,7 +25,7 @@ use crate::ecn;
 use crate::env::Env;
 use crate::graph::{Node, NodeId};
 use crate::headers;
-use crate::owner::{Arrival, owner};
+use crate::owner::{Arrival, Ends, owner};
 use crate::snapshot::Snapshot;
 use crate::world::{Ip, L4};
 
@@ -47,7 +48,7 @@ const DROPS: &[DropReason] = &[
 pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
     match examine(w.snap, p) {
         Ok(inner) => {
-            let whose = owner(w.snap, Arrival::Tunnel, inner.ip.dst, inner.l4.quoted.map(|q| q.src));
+            let whose = owner(w.snap, Arrival::Tunnel, Ends::of(&inner.ip, &inner.l4));
             if whose != w.st.worker {
                 return Next::HandOver(whose);
             }
@@ -62,6 +63,7 @@ struct Inner {
     /// Where the inner Ethernet header starts.
     at: usize,
     vtep: VtepIndex,
+    entry: bool,
     ip: Ip,
     l4: L4,
     /// The traffic class after decapsulation.
@@ -82,7 +84,8 @@ fn examine<B: PacketBuf>(snap: &Snapshot, p: &Pkt<B>) -> Result<Inner, DropReaso
         Some(NextHop::Node(v)) if snap.vtep(v).is_some_and(|entry| entry.addr == p.ctx.ip.src) => v,
         _ => return Err(DropReason::VxlanUnknownPeer),
     };
-    if header.vni() != local.vni {
+    let entry = header.vni().get() == local.vni.get() + 1;
+    if header.vni() != local.vni && !entry {
         return Err(DropReason::VxlanWrongVni);
     }
     let eth = Ethernet::new(header.payload()).map_err(|_| DropReason::VxlanBadHeader)?;
@@ -94,11 +97,12 @@ fn examine<B: PacketBuf>(snap: &Snapshot, p: &Pkt<B>) -> Result<Inner, DropReaso
     }
     let at = vxlan + 8;
     let (ip, l4) = headers::read(&p.buf, at + ETH_LEN)?;
-    if snap.route(ip.src).and_then(NextHop::peer) != Some(vtep) {
+    let from = snap.route(ip.src);
+    if from.and_then(NextHop::peer) != Some(vtep) && !(entry && from.is_none()) {
         return Err(DropReason::VxlanInnerSource);
     }
     let tos = ecn::decapsulate(ip.tos, p.ctx.ip.tos).ok_or(DropReason::EcnIllegal)?;
-    Ok(Inner { at, vtep, ip, l4, tos })
+    Ok(Inner { at, vtep, entry, ip, l4, tos })
 }
 
 fn strip<B: PacketBuf>(p: &mut Pkt<B>, inner: &Inner) -> Next {
@@ -114,6 +118,7 @@ fn strip<B: PacketBuf>(p: &mut Pkt<B>, inner: &Inner) -> Next {
     }
     meta.tunnel = 0;
     p.ctx.via.vtep = Some(inner.vtep);
+    p.ctx.via.entry = inner.entry;
     p.ctx.l3 = ETH_LEN as u16;
     p.ctx.ip = inner.ip;
     p.ctx.l4 = inner.l4;

@@ -2,6 +2,7 @@
 //!
 //! Uses: `out`, `hash`, `ip`, `pass`. Sets: outer headers; `meta().tunnel`, `meta().csum` moves along.
 //!
+//! - The network: ours; for what Service clients outside send and are answered, ours + 1.
 //! - Source port: from the flow's hash, 49152 to 65535 (RFC 7348 section 5), so that the underlay spreads flows; over
 //!   IPv6 the flow label too (RFC 6438).
 //! - TTL 64, for the underlay is another network (RFC 2003 section 3.1); DF set over IPv4, so outer packets are never
@@ -45,7 +46,7 @@ pub(crate) const NODE: Node = Node {
 };
 
 pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
-    let Action::Encap(vtep) = p.ctx.out else { return Next::Drop(DropReason::PortDown) };
+    let (Action::Encap(vtep) | Action::Enter(vtep)) = p.ctx.out else { return Next::Drop(DropReason::PortDown) };
     let Some(entry) = w.snap.vtep(vtep) else { return Next::Drop(DropReason::PortDown) };
     if entry.next_hop.is_none() {
         return Next::Drop(DropReason::NextHopUnresolved);
@@ -76,6 +77,11 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
             outer[ETH_LEN..ETH_LEN + 4].copy_from_slice(&word.to_be_bytes());
             outer[ETH_LEN + 4..ETH_LEN + 6].copy_from_slice(&clamp(after_ip - 40).to_be_bytes());
         }
+    }
+    if matches!(p.ctx.out, Action::Enter(_))
+        && let Some(local) = w.snap.local()
+    {
+        outer[udp_at + 12..udp_at + 15].copy_from_slice(&(local.vni.get() + 1).to_be_bytes()[1..]);
     }
     let udp_len = clamp(after_ip + ETH_LEN - udp_at);
     let sport = FIRST_SOURCE_PORT | hash as u16 & 0x3fff;

@@ -1,63 +1,59 @@
 //! Applies the verdict that the flow's entry caches.
 //!
-//! Uses: `key`, `hash`, `slot`, `via`. Sets: `out`, `pass`.
+//! Uses: `key`, `hash`, `slot`, `via`. Sets: `out`, `rewrite`, `pass`.
 //!
-//! An entry judged under an older snapshot is used if nothing that it depends on changed since; else its forward tuple
-//! is judged again in place, so the connection keeps both its halves.
+//! An entry judged under an older snapshot is used if nothing that it depends on changed since; else it is judged again
+//! in place ([`crate::revalidate`]), so the connection keeps both its halves. A packet of a known flow is translated or
+//! dropped, never passed untranslated.
 //!
-//! Next: `forward` (hit), `route` (miss).
+//! Next: `forward` (hit), `service` (miss), `l2_pass` (a miss of what need not be ours).
 
-use std::net::IpAddr;
-
-use podplane_packet::id::PortId;
 use podplane_tables::changed::Validity;
-use podplane_tables::fib::NextHop;
 use podplane_tables::flow::{Action, Entry, Flags, Key};
 use podplane_tables::mem::Pod;
+
+use podplane_packet::nat::Tuple;
 
 use super::{Next, Pkt, World, policy};
 use crate::drop::DropReason;
 use crate::env::Env;
 use crate::flows::Family;
 use crate::graph::{Node, NodeId};
-use crate::snapshot::Snapshot;
-use crate::timeouts::{TIMEOUTS, class, observe};
-use crate::world::{AnyKey, Ctx};
+use crate::halves::{self, RENUMBER};
+use crate::revalidate::{Judged, judge};
+use crate::timeouts::{TIMEOUTS, class, is_closed, is_opening, look, observe};
+use crate::world::{AnyKey, Ctx, zone};
 
 pub(crate) const NODE: Node = Node {
     does: "Applies the flow's cached verdict.",
     drops: &[
         DropReason::VxlanInnerSource,
+        DropReason::EntryConflict,
         DropReason::PolicyDenied,
         DropReason::FlowRefused,
         DropReason::NoRoute,
         DropReason::NoSuchPod,
+        DropReason::NeighbourUnresolved,
         DropReason::VxlanNotLocal,
     ],
     parses: false,
 };
 
 pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
-    let hit = match p.ctx.key {
-        AnyKey::V4(key) => apply(w, &mut p.ctx, &key, true),
-        AnyKey::V6(key) => apply(w, &mut p.ctx, &key, true),
-    };
-    match hit {
+    match examine(w, &mut p.ctx, true) {
         Hit::Allowed => Next::To(NodeId::Forward),
         Hit::Denied(reason) => Next::Drop(reason),
-        Hit::Miss => Next::To(NodeId::Route),
+        Hit::Miss if p.ctx.borrowed => Next::To(NodeId::L2Pass),
+        Hit::Miss => Next::To(NodeId::Service),
     }
 }
 
 /// Applies the verdict of the flow that an ICMP error belongs to.
 pub(super) fn related<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
-    let hit = match p.ctx.key {
-        AnyKey::V4(key) => apply(w, &mut p.ctx, &key, false),
-        AnyKey::V6(key) => apply(w, &mut p.ctx, &key, false),
-    };
-    match hit {
+    match examine(w, &mut p.ctx, false) {
         Hit::Allowed => Next::To(NodeId::Forward),
         Hit::Denied(reason) => Next::Drop(reason),
+        Hit::Miss if p.ctx.borrowed => Next::To(NodeId::L2Pass),
         Hit::Miss => Next::Drop(DropReason::IcmpErrorWithoutFlow),
     }
 }
@@ -68,42 +64,55 @@ enum Hit {
     Miss,
 }
 
+/// What an entry says that cannot simply be applied.
+enum Unusual {
+    Denied(DropReason),
+    /// The flow has to end; this packet opens another.
+    End,
+}
+
+#[inline]
+fn examine<E: Env>(w: &mut World<'_, E>, ctx: &mut Ctx, own: bool) -> Hit {
+    match ctx.key {
+        AnyKey::V4(key) => apply(w, ctx, &key, own),
+        AnyKey::V6(key) => apply(w, ctx, &key, own),
+    }
+}
+
 /// Applies the entry of `key`; `own`: the packet is one of the flow, and keeps it alive.
 #[inline]
 fn apply<A: Family, E: Env>(w: &mut World<'_, E>, ctx: &mut Ctx, key: &Key<A>, own: bool) -> Hit
 where
     Entry<A>: Pod,
 {
-    let (part, quota) = A::of(&mut w.st.flows);
+    let (part, _) = A::of(&mut w.st.flows);
     // A miss looks once more: an earlier packet of this burst may have created the flow.
     let Some(slot) = ctx.slot.or_else(|| part.table.find(key, ctx.hash)) else { return Hit::Miss };
     let Some(entry) = part.table.get_mut(slot) else { return Hit::Miss };
-    match entry.validity(w.snap.generation(), w.snap.changed()) {
-        Validity::Valid => {}
-        Validity::Restamp => entry.restamp(w.snap.generation()),
-        Validity::Revalidate => {
-            let mut half = entry.half();
-            half.verdict.action = rejudge(w.snap, half.verdict.action, key.dst.ip(), ctx);
-            half.generation = w.snap.generation();
-            // Who sends in this direction, by the FIB: an ICMP error that is the first to come may be from anybody.
-            half.vtep = match (half.verdict.action, w.snap.route(key.src.ip())) {
-                (Action::Encap(vtep), _) | (_, Some(NextHop::Vtep(vtep) | NextHop::Node(vtep))) => Some(vtep),
-                _ => None,
-            };
-            if part.table.replace(slot, &half, quota).is_err() {
-                return Hit::Denied(DropReason::FlowRefused);
+    let validity = entry.validity(w.snap.generation(), w.snap.changed());
+    if validity == Validity::Restamp {
+        entry.restamp(w.snap.generation());
+    }
+    let moved = ctx.via.vtep.is_some() && entry.vtep() != ctx.via.vtep;
+    let again = own && entry.rewrite().is_some() && is_opening(ctx.l4.tcp_flags) && is_closed(entry.flags());
+    if validity == Validity::Revalidate || moved || again || matches!(entry.action(), Action::Drop(_)) {
+        ctx.slot = Some(slot);
+        let stale = validity == Validity::Revalidate;
+        match unusual::<A, E>(w, ctx, stale, again) {
+            Ok(()) => {}
+            Err(Unusual::Denied(reason)) => return Hit::Denied(reason),
+            Err(Unusual::End) if own => {
+                halves::end::<A, E>(&mut w.st.flows, w.env, slot);
+                ctx.slot = None;
+                return Hit::Miss;
             }
+            Err(Unusual::End) => return Hit::Miss,
         }
     }
+    let (part, _) = A::of(&mut w.st.flows);
     let Some(entry) = part.table.get_mut(slot) else { return Hit::Miss };
-    if ctx.via.vtep.is_some() && entry.vtep() != ctx.via.vtep {
-        return Hit::Denied(DropReason::VxlanInnerSource);
-    }
     ctx.out = entry.action();
-    if let Action::Drop(reason) = ctx.out {
-        // Not touched: a flood must not keep its own verdict alive.
-        return Hit::Denied(cached_reason(reason));
-    }
+    ctx.rewrite = entry.rewrite().map(|n| Tuple { src: n.src.ip(), dst: n.dst.ip(), sport: n.sport, dport: n.dport });
     ctx.pass = Some(policy::of_cached_verdict());
     if !own {
         return Hit::Allowed;
@@ -115,29 +124,60 @@ where
         let class = class(key.proto, flags);
         if flags.has(Flags::INITIATOR) && class != entry.class() {
             entry.set_class(class);
-            part.arm(slot, w.now.wrapping_add(TIMEOUTS.of(class).min(crate::timeouts::LOOK)));
+            part.arm(slot, w.now.wrapping_add(TIMEOUTS.of(class).min(look(class))));
         }
     }
     Hit::Allowed
 }
 
+/// Judges an entry again, moves it to another entry node, or says why the packet may not go on.
+#[cold]
+fn unusual<A: Family, E: Env>(w: &mut World<'_, E>, ctx: &mut Ctx, stale: bool, again: bool) -> Result<(), Unusual>
+where
+    Entry<A>: Pod,
+{
+    let gone = Unusual::Denied(DropReason::FlowRefused);
+    let (part, quota) = A::of(&mut w.st.flows);
+    let Some(slot) = ctx.slot else { return Err(gone) };
+    let Some(mut half) = part.table.get(slot).map(Entry::half) else { return Err(gone) };
+    let initiator = half.flags.has(Flags::INITIATOR);
+    if stale {
+        match judge(w.snap, half) {
+            Judged::Anew => return Err(Unusual::End),
+            Judged::Holds(next) => half = next,
+        }
+        if part.table.replace(slot, &half, quota).is_err() {
+            return Err(gone);
+        }
+    }
+    if half.flags.has(RENUMBER) {
+        ctx.renumber = true;
+        return Err(Unusual::End);
+    }
+    // A connection to a Service that ended is not opened again toward a backend that may be gone.
+    if again && initiator {
+        return Err(Unusual::End);
+    }
+    if ctx.via.vtep.is_some() && half.vtep != ctx.via.vtep {
+        if half.key.zone != zone::ENTRY || !initiator {
+            return Err(Unusual::Denied(DropReason::VxlanInnerSource));
+        }
+        if is_opening(ctx.l4.tcp_flags) && !is_closed(half.flags) {
+            return Err(Unusual::Denied(DropReason::EntryConflict));
+        }
+        // An error says nothing about the way of the client's packets.
+        if !ctx.l4.error {
+            part.enter_by(w.st.worker, slot, ctx.via.vtep, quota);
+        }
+    }
+    if let Action::Drop(reason) = half.verdict.action {
+        // Not touched: a flood must not keep its own verdict alive.
+        return Err(Unusual::Denied(cached_reason(reason)));
+    }
+    Ok(())
+}
+
 /// The drop reason that an entry holds.
 fn cached_reason(number: u8) -> DropReason {
     DropReason::ALL.get(usize::from(number)).copied().unwrap_or(DropReason::PolicyDenied)
-}
-
-/// Where packets of a flow go under a newer snapshot. What leads to the node's own stack without a route of ours
-/// answers somebody behind the node, and goes back there.
-fn rejudge(snap: &Snapshot, before: Action, dst: IpAddr, ctx: &Ctx) -> Action {
-    let via_tunnel = ctx.via.vtep.is_some();
-    let drop = |reason: DropReason| Action::Drop(reason as u8);
-    match snap.route(dst) {
-        Some(NextHop::Local(port)) => Action::Forward(port),
-        Some(NextHop::Host) => Action::Forward(PortId::HOST),
-        Some(NextHop::Vtep(_) | NextHop::Node(_)) if via_tunnel => drop(DropReason::VxlanNotLocal),
-        Some(NextHop::Vtep(vtep) | NextHop::Node(vtep)) => Action::Encap(vtep),
-        Some(NextHop::Blackhole | NextHop::Gateway) => drop(DropReason::NoSuchPod),
-        None if before == Action::Forward(PortId::HOST) => before,
-        _ => drop(DropReason::NoRoute),
-    }
 }

@@ -1,13 +1,16 @@
 //! One hop: TTL, MTU, and which way out.
 //!
-//! Uses: `out`, `ip`, `l4`. Sets: `cut`, `complaint`; takes one off the TTL.
+//! Uses: `out`, `ip`, `l4`, `rewrite`. Sets: `way`, `cut`, `complaint`; takes one off the TTL.
 //!
 //! For a GSO packet the size of its segments counts. A TCP one without DF is given smaller segments, which is what
 //! fragmenting them would have come to, only better.
 //!
-//! Next: `deliver`, `encap`, `fragment`, `icmp_error`.
+//! A packet whose neighbour is not known waits before anything is changed, and walks again.
+//!
+//! Next: `translate`, and behind it or at once `deliver`, `encap`, `outside`, `fragment`; `icmp_error`.
 
 use podplane_packet::buf::{Gso, PacketBuf};
+use podplane_packet::id::PortId;
 use podplane_tables::flow::Action;
 
 use super::{Next, Pkt, World};
@@ -19,7 +22,12 @@ use crate::world::Complaint;
 
 pub(crate) const NODE: Node = Node {
     does: "Takes one off the TTL and compares the size with the next hop's MTU.",
-    drops: &[DropReason::PortDown, DropReason::Hairpin, DropReason::FragmentationFailed],
+    drops: &[
+        DropReason::PortDown,
+        DropReason::Hairpin,
+        DropReason::FragmentationFailed,
+        DropReason::NeighbourUnresolved,
+    ],
     parses: false,
 };
 
@@ -28,16 +36,25 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
         return complain(p, Complaint::TtlExceeded);
     }
     let (limit, way) = match p.ctx.out {
-        Action::Forward(port) if port == p.ctx.via.port => return Next::Drop(DropReason::Hairpin),
+        Action::Forward(port) if port == p.ctx.via.port && p.ctx.rewrite.is_none() => {
+            return Next::Drop(DropReason::Hairpin);
+        }
         Action::Forward(port) => match w.snap.port(port) {
             Some(entry) => (entry.mtu, NodeId::Deliver),
             None => return Next::Drop(DropReason::PortDown),
         },
-        Action::Encap(vtep) => match w.snap.vtep(vtep) {
+        Action::Encap(vtep) | Action::Enter(vtep) => match w.snap.vtep(vtep) {
             Some(entry) => (w.st.pmtu.of(vtep, entry, w.now), NodeId::Encap),
             None => return Next::Drop(DropReason::PortDown),
         },
-        Action::Enter(_) | Action::Outside(_) | Action::Drop(_) => return Next::Drop(DropReason::PortDown),
+        Action::Outside(neighbour) => match (w.snap.outside().neighbour(neighbour), w.snap.port(PortId::UPLINK)) {
+            (Some((_, Some(_))), Some(uplink)) => (uplink.mtu, NodeId::Outside),
+            // An error is not worth the wait.
+            (Some((address, None)), Some(_)) if !p.ctx.l4.error => return Next::Wait(address),
+            (Some(_), Some(_)) => return Next::Drop(DropReason::NeighbourUnresolved),
+            _ => return Next::Drop(DropReason::PortDown),
+        },
+        Action::Drop(_) => return Next::Drop(DropReason::PortDown),
     };
     let next = match fit(p, limit) {
         Fit::Whole => way,
@@ -50,7 +67,8 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
     };
     let l3 = usize::from(p.ctx.l3);
     headers::decrement_ttl(&mut p.buf.head_mut()[l3..]);
-    Next::To(next)
+    p.ctx.way = next;
+    Next::To(if p.ctx.rewrite.is_some() { NodeId::Translate } else { next })
 }
 
 enum Fit {

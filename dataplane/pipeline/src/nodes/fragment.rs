@@ -5,7 +5,7 @@
 //! The transport checksum is completed before, for no port could do it any more. Options without the copied flag stay
 //! in the first fragment only. A fragment may be smaller than the MTU, so that it fits a small buffer.
 //!
-//! Next: `deliver` or `encap` for each fragment.
+//! Next: `deliver`, `encap` or `outside` for each fragment.
 
 use podplane_packet::buf::{Csum, PacketBuf};
 use podplane_packet::checksum;
@@ -13,7 +13,7 @@ use podplane_packet::wire::ipv4::{self, IPV4_LEN};
 use podplane_tables::flow::Action;
 
 use super::classify::ETH_LEN;
-use super::{Next, Pkt, World, deliver, encap};
+use super::{Next, Pkt, World, deliver, encap, outside};
 use crate::drop::DropReason;
 use crate::env::Env;
 use crate::graph::Node;
@@ -131,7 +131,8 @@ fn send<E: Env>(w: &mut World<'_, E>, p: &Pkt<E::Buf>, buf: E::Buf) -> Result<()
     ctx.pass = Some(pass);
     let mut piece = Pkt { buf, ctx };
     let next = match piece.ctx.out {
-        Action::Encap(_) => encap::process(w, &mut piece),
+        Action::Encap(_) | Action::Enter(_) => encap::process(w, &mut piece),
+        Action::Outside(_) => outside::process(w, &mut piece),
         _ => deliver::process(w, &mut piece),
     };
     w.finish(piece, next);

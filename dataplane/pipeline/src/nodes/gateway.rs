@@ -43,7 +43,7 @@ pub(crate) fn process<E: Env>(_w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Nex
     match p.ctx.via.vtep {
         None => Next::Transmit(p.ctx.via.port, Pass::gateway_reply()),
         Some(vtep) => {
-            p.ctx.out = Action::Encap(vtep);
+            p.ctx.out = if p.ctx.via.entry { Action::Enter(vtep) } else { Action::Encap(vtep) };
             p.ctx.pass = Some(Pass::gateway_reply());
             Next::To(NodeId::Encap)
         }

@@ -2,13 +2,11 @@
 //!
 //! Uses: `complaint`, `ip`, `l4`, `via`. Sets: nothing; the packet is dropped.
 //!
-//! The source is the node's address in its pod range. Nothing is sent about ICMP errors, later fragments and senders
+//! The source is the node's address in its pod range; to clients outside, the address that they sent to. Nothing is sent about ICMP errors, later fragments and senders
 //! that are no single host (RFC 1122 section 3.2.2, RFC 4443 section 2.4), nor above the rate of the port that the
 //! packet came in by.
 //!
 //! Next: `encap` for senders behind a tunnel; drop.
-
-use std::net::IpAddr;
 
 use podplane_packet::buf::PacketBuf;
 use podplane_packet::build::{Answer, IcmpError, icmp_error, may_answer};
@@ -23,7 +21,7 @@ use crate::env::Env;
 use crate::graph::Node;
 use crate::headers;
 use crate::pass::Pass;
-use crate::world::{Complaint, Ctx};
+use crate::world::{Complaint, Ctx, zone};
 
 pub(crate) const NODE: Node = Node {
     does: "Tells the sender why its packet was dropped.",
@@ -32,11 +30,8 @@ pub(crate) const NODE: Node = Node {
 };
 
 pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
-    let error = wording(p.ctx.complaint, p.ctx.ip.src.is_ipv6());
-    if let Some(parsed) = headers::parsed(&p.buf, usize::from(p.ctx.l3)).filter(|q| may_answer(q, error))
-        && w.st.limiters.allow(p.ctx.via.port, w.now)
-    {
-        tell(w, p, &parsed, error);
+    if let Some(parsed) = headers::parsed(&p.buf, usize::from(p.ctx.l3)) {
+        complain(w, p, &parsed, wording(p.ctx.complaint, p.ctx.ip.src.is_ipv6()));
     }
     Next::Drop(match p.ctx.complaint {
         Complaint::TtlExceeded => DropReason::TtlExceeded,
@@ -56,21 +51,36 @@ fn wording(complaint: Complaint, v6: bool) -> IcmpError {
     }
 }
 
-/// Builds and sends the error. Without an address to speak from, or a buffer, nobody is told.
-fn tell<E: Env>(w: &mut World<'_, E>, p: &Pkt<E::Buf>, parsed: &Parsed, error: IcmpError) {
-    let Some(local) = w.snap.local() else { return };
-    let source = match p.ctx.ip.src {
-        IpAddr::V4(_) => local.gateway_v4.map(IpAddr::V4),
-        IpAddr::V6(_) => local.gateway_v6.map(IpAddr::V6),
+/// Builds and sends the error, if one may be sent. Without an address to speak from, or a buffer, nobody is told.
+fn complain<E: Env>(w: &mut World<'_, E>, p: &Pkt<E::Buf>, parsed: &Parsed, error: IcmpError) {
+    if !may_answer(parsed, error) || !w.st.limiters.allow(p.ctx.via.port, w.now) {
+        return;
+    }
+    let source = match p.ctx.zone() {
+        // Outside, nobody knows the pod range.
+        zone::PLAIN => Some(p.ctx.ip.dst),
+        _ => w.snap.local().and_then(|local| local.gateway(p.ctx.ip.src.is_ipv6())),
     };
     let Some(source) = source else { return };
     let Some(mut buf) = w.env.alloc() else { return };
-    // Behind a tunnel, `encap` writes the inner MACs.
-    let answer = Answer { from: source, src_mac: Mac::GATEWAY, dst_mac: p.src_mac() };
-    if !icmp_error(&mut buf, &p.buf, parsed, error, &answer) {
+    let answer = Answer { from: source, src_mac: our_mac(w, p), dst_mac: p.src_mac() };
+    if icmp_error(&mut buf, &p.buf, parsed, error, &answer) {
+        send(w, p, buf);
+    } else {
         w.st.abandoned += 1;
-        return;
     }
+}
+
+/// Our Ethernet address as the sender of a packet knows it. Behind a tunnel, `encap` writes the inner ones.
+fn our_mac<E: Env>(w: &World<'_, E>, p: &Pkt<E::Buf>) -> Mac {
+    match (p.ctx.zone(), w.snap.local()) {
+        (zone::PLAIN, Some(local)) => local.uplink_mac,
+        _ => Mac::GATEWAY,
+    }
+}
+
+/// Sends an answer of ours to where a packet came from.
+fn send<E: Env>(w: &mut World<'_, E>, p: &Pkt<E::Buf>, mut buf: E::Buf) {
     buf.meta_mut().port = p.ctx.via.port;
     let mut ctx = Ctx::new(p.ctx.via.port);
     ctx.l3 = ETH_LEN as u16;
@@ -79,7 +89,7 @@ fn tell<E: Env>(w: &mut World<'_, E>, p: &Pkt<E::Buf>, parsed: &Parsed, error: I
     let mut news = Pkt { buf, ctx };
     let next = match p.ctx.via.vtep {
         Some(vtep) => {
-            news.ctx.out = Action::Encap(vtep);
+            news.ctx.out = if p.ctx.via.entry { Action::Enter(vtep) } else { Action::Encap(vtep) };
             encap::process(w, &mut news)
         }
         None => Next::Transmit(p.ctx.via.port, Pass::gateway_reply()),

@@ -2,6 +2,8 @@
 //!
 //! A node's file has one shape: doc (uses / sets / next), `NODE` (what it does, its drops), `process`, tests.
 
+use std::net::IpAddr;
+
 use podplane_packet::id::{PortId, WorkerId};
 
 use crate::drop::DropReason;
@@ -14,6 +16,7 @@ pub(crate) mod classify;
 pub(crate) mod create;
 pub(crate) mod decap;
 pub(crate) mod deliver;
+pub(crate) mod egress;
 pub(crate) mod encap;
 pub(crate) mod flow;
 pub(crate) mod forward;
@@ -21,13 +24,19 @@ pub(crate) mod fragment;
 pub(crate) mod gateway;
 pub(crate) mod icmp_error;
 pub(crate) mod l2_pass;
+pub(crate) mod masquerade;
 pub(crate) mod nd;
+pub(crate) mod outside;
 pub(crate) mod owner;
 pub(crate) mod parse;
 pub(crate) mod policy;
 pub(crate) mod reassemble;
+pub(crate) mod reflect;
+pub(crate) mod refuse;
 pub(crate) mod related;
 pub(crate) mod route;
+pub(crate) mod service;
+pub(crate) mod translate;
 pub(crate) mod underlay;
 
 pub(crate) use crate::world::{Pkt, World};
@@ -43,6 +52,8 @@ pub(crate) enum Next {
     HandOver(WorkerId),
     /// The packet waits for its first fragment.
     Hold,
+    /// The packet waits until this neighbour's MAC is known, then walks again from `flow`.
+    Wait(IpAddr),
     /// Others left in the packet's place: its fragments.
     Replaced,
     /// The packet ends here.

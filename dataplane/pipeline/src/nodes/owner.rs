@@ -3,19 +3,23 @@
 //! Uses: `ip`, `l4`, `via`, `class`. Sets: `key`, `hash` (and asks for the flow table's cache line).
 //!
 //! The owner itself is a pure function in [`crate::owner`]. Tunnelled packets went through it in `decap`, before their
-//! outer headers were taken off.
+//! outer headers were taken off. Plain fragments meet at one worker first, until their ports are known.
 //!
 //! Next: hand over; `gateway`, `reassemble`, `related`, `flow`.
 
 use std::net::IpAddr;
 
+use podplane_packet::buf::PacketBuf;
+use podplane_packet::id::WorkerId;
+use podplane_tables::fib::NextHop;
+
 use super::{Next, Pkt, World};
 use crate::drop::DropReason;
 use crate::env::Env;
 use crate::graph::{Node, NodeId};
-use crate::headers::{ICMP, icmp4, icmp6};
-use crate::owner::{Arrival, owner};
-use crate::snapshot::{GATEWAY_V4, Local, PortClass, gateway_v6};
+use crate::headers::{ICMP, ICMPV6, SCTP, TCP, UDP, icmp4, icmp6};
+use crate::owner::{Arrival, Ends, gatherer, owner};
+use crate::snapshot::{GATEWAY_V4, Local, PortClass, Snapshot, gateway_v6};
 use crate::world::{AnyKey, Ctx};
 
 pub(crate) const NODE: Node = Node {
@@ -34,16 +38,15 @@ pub(crate) const NODE: Node = Node {
 
 pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
     let Some(local) = w.snap.local() else { return Next::Drop(DropReason::NotConfigured) };
-    if p.ctx.class != PortClass::Uplink {
-        let whose = owner(w.snap, Arrival::Port(p.ctx.via.port), p.ctx.ip.dst, None);
-        if whose != w.st.worker {
-            return Next::HandOver(whose);
-        }
+    if let Some(whose) = whose(w.snap, p).filter(|whose| *whose != w.st.worker) {
+        return Next::HandOver(whose);
     }
-    if let Some(reason) = unroutable(p.ctx.ip.src).or_else(|| unroutable(p.ctx.ip.dst)) {
+    let loops =
+        p.ctx.class == PortClass::Host && p.ctx.ip.dst.is_loopback() && w.snap.services().has_address(p.ctx.ip.dst);
+    if let Some(reason) = unroutable(p.ctx.ip.src).or_else(|| unroutable(p.ctx.ip.dst)).filter(|_| !loops) {
         return Next::Drop(reason);
     }
-    if is_gateway(p.ctx.ip.dst, local, p.ctx.class) {
+    if is_gateway(p.ctx.ip.dst, local, p.ctx.class) && !answers_hairpin(&p.ctx, local) {
         return match p.ctx.ip.frag {
             None => Next::To(NodeId::Gateway),
             Some(_) => Next::Drop(DropReason::GatewayNoService),
@@ -59,6 +62,29 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
         Ok(node) => Next::To(node),
         Err(reason) => Next::Drop(reason),
     }
+}
+
+/// The worker that a packet has to go to. Tunnelled ones are there already.
+fn whose<B: PacketBuf>(snap: &Snapshot, p: &Pkt<B>) -> Option<WorkerId> {
+    let ip = &p.ctx.ip;
+    match (p.ctx.class, p.ctx.via.vtep, ip.frag) {
+        (PortClass::Uplink, Some(_), _) => None,
+        // Whoever gathered it knew its ports.
+        (PortClass::Uplink, None, Some(_)) if p.buf.meta().gathered => None,
+        (PortClass::Uplink, None, Some(frag)) if !matches!(snap.route(ip.dst), Some(NextHop::Local(_))) => {
+            Some(gatherer(snap, ip.src, ip.dst, frag.id))
+        }
+        (PortClass::Uplink, None, _) => Some(owner(snap, Arrival::Plain, Ends::of(ip, &p.ctx.l4))),
+        _ => Some(owner(snap, Arrival::Port(p.ctx.via.port), Ends::of(ip, &p.ctx.l4))),
+    }
+}
+
+/// Whether a packet to the node's address in the pod range may be an answer to what was sent in that address's name, or
+/// an ICMP error about it.
+fn answers_hairpin(ctx: &Ctx, local: &Local) -> bool {
+    let answer =
+        matches!(ctx.ip.proto, TCP | UDP | SCTP) || ctx.l4.quoted.is_some_and(|q| !matches!(q.proto, ICMP | ICMPV6));
+    answer && local.gateway(ctx.ip.dst.is_ipv6()) == Some(ctx.ip.dst)
 }
 
 /// What kind of packet it is; sets the flow key.

@@ -1,10 +1,11 @@
 //! Judges the first packet of a flow, and mints the token without which nothing leaves.
 //!
-//! Uses: `key`, `via`, `out`. Sets: `pass`.
+//! Uses: `key`, `via`, `out`; `rewrite`, where a Service chose the destination: the client's own address and the
+//! backend's are what policy sees. Sets: `pass`.
 //!
 //! There are no policies yet, so every flow is allowed; NetworkPolicy takes its place here, and only here.
 //!
-//! Next: `create`.
+//! Next: `masquerade`.
 
 use super::{Next, Pkt, World};
 use crate::env::Env;
@@ -16,7 +17,7 @@ pub(crate) const NODE: Node =
 
 pub(crate) fn process<E: Env>(_w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
     p.ctx.pass = Some(Pass::by_policy());
-    Next::To(NodeId::Create)
+    Next::To(NodeId::Masquerade)
 }
 
 /// The token for a packet whose flow was allowed before, under a snapshot that still holds for it.

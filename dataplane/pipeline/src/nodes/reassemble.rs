@@ -4,19 +4,26 @@
 //!
 //! Fragments are forwarded as they came, each by the verdict of its flow; none is merged.
 //!
-//! Next: held; `flow` once the flow is known.
+//! Plain fragments to node and Service addresses meet here before anybody knows whose they are. Once their ports are
+//! known, they go on in order to the worker that owns them, or to the node's own stack.
+//!
+//! Next: held; then `flow`, `l2_pass`, or another worker.
 
 use std::net::IpAddr;
 
+use podplane_packet::buf::PacketBuf;
+use podplane_packet::id::WorkerId;
 use podplane_tables::reasm::{DatagramKey, First, Fragment, Outcome, Refusal};
 
-use super::{Next, Pkt, World, owner};
+use super::underlay::{self, Claim};
+use super::{Next, Pkt, World, egress, owner};
 use crate::drop::DropReason;
 use crate::engine::walk;
 use crate::env::Env;
 use crate::graph::{Node, NodeId};
 use crate::headers::{ICMP, ICMPV6};
-use crate::world::Ctx;
+use crate::owner::{Arrival, Ends, owner as owner_of};
+use crate::world::{Ctx, zone};
 
 pub(crate) const NODE: Node = Node {
     does: "Holds fragments until the first one names their flow.",
@@ -43,7 +50,8 @@ const EXPIRIES: usize = 64;
 pub(crate) fn process<E: Env>(_w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
     // Only echo is forwarded in fragments: an error that came in pieces quotes too little to be trusted.
     let first = p.ctx.ip.frag.is_some_and(|f| f.offset == 0);
-    if first && matches!(p.ctx.ip.proto, ICMP | ICMPV6) && owner::echo(&p.ctx).is_none() {
+    let strange = matches!(p.ctx.ip.proto, ICMP | ICMPV6) && owner::echo(&p.ctx).is_none();
+    if first && strange && !p.ctx.borrowed {
         return Next::Drop(DropReason::IcmpTypeUnsupported);
     }
     Next::Hold
@@ -99,10 +107,48 @@ fn release<E: Env>(w: &mut World<'_, E>, freed: &mut Vec<Outcome<Pkt<E::Buf>>>) 
             Outcome::Pass(mut p, first) => {
                 p.ctx.ip.proto = first.proto;
                 (p.ctx.l4.sport, p.ctx.l4.dport) = (first.sport, first.dport);
-                owner::set_key(w, &mut p.ctx);
-                walk(w, p, NodeId::Flow);
+                // An error in pieces speaks for itself alone.
+                (p.ctx.l4.error, p.ctx.l4.quoted) = (false, None);
+                match whose(w, &mut p) {
+                    Whose::Mine => {
+                        owner::set_key(w, &mut p.ctx);
+                        walk(w, p, NodeId::Flow);
+                    }
+                    Whose::Worker(other) => {
+                        p.buf.meta_mut().gathered = true;
+                        w.finish(p, Next::HandOver(other));
+                    }
+                    Whose::Nobody => walk(w, p, NodeId::L2Pass),
+                }
             }
         }
+    }
+}
+
+enum Whose {
+    Mine,
+    Worker(WorkerId),
+    /// It belongs to the node's own stack, or comes from it and is nothing of ours.
+    Nobody,
+}
+
+/// Whose fragment it is, now that its ports are known.
+fn whose<E: Env>(w: &World<'_, E>, p: &mut Pkt<E::Buf>) -> Whose {
+    let (zone, gathered) = (p.ctx.zone(), p.buf.meta().gathered);
+    if zone == zone::HOST && p.ctx.borrowed && !egress::is_answer(w.snap, &p.ctx.ip, &p.ctx.l4) {
+        return Whose::Nobody;
+    }
+    if zone != zone::PLAIN {
+        return Whose::Mine;
+    }
+    let Some(local) = w.snap.local() else { return Whose::Nobody };
+    match underlay::claim_whole(w.snap, local, &p.ctx.ip, &p.ctx.l4) {
+        Claim::Passes => return Whose::Nobody,
+        claim => p.ctx.borrowed = claim == Claim::IfKnown,
+    }
+    match owner_of(w.snap, Arrival::Plain, Ends::of(&p.ctx.ip, &p.ctx.l4)) {
+        other if other != w.st.worker && !gathered => Whose::Worker(other),
+        _ => Whose::Mine,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Tells a client that a Service takes no connection: a reset for TCP, port unreachable for UDP and SCTP.
+//! Tells a client that a Service takes no connection: a reset for TCP, port unreachable for all else.
 //!
 //! Uses: `ip`, `l4`, `via`. Sets: nothing; the packet is dropped.
 //!
@@ -20,7 +20,7 @@ use super::{Next, Pkt, World, encap};
 use crate::drop::DropReason;
 use crate::env::Env;
 use crate::graph::Node;
-use crate::headers::{self, SCTP, TCP, UDP};
+use crate::headers::{self, TCP};
 use crate::pass::Pass;
 use crate::world::Ctx;
 
@@ -50,8 +50,7 @@ fn may<E: Env>(w: &mut World<'_, E>, p: &Pkt<E::Buf>, parsed: &Parsed) -> bool {
     let port = p.ctx.via.port;
     match p.ctx.ip.proto {
         TCP => may_reset(parsed) && w.st.limiters.allow_reset(port, w.now),
-        UDP | SCTP => may_answer(parsed, unreachable(parsed.addrs.is_v6())) && w.st.limiters.allow(port, w.now),
-        _ => false,
+        _ => may_answer(parsed, unreachable(parsed.addrs.is_v6())) && w.st.limiters.allow(port, w.now),
     }
 }
 

@@ -6,7 +6,7 @@
 //! dropped if there is none. It must be addressed to X, and a pod may complain only about what was sent to itself.
 //! Errors do not keep a flow alive.
 //!
-//! Next: `forward`.
+//! Next: `forward`; `l2_pass` for what need not be ours.
 
 use std::net::IpAddr;
 
@@ -24,6 +24,8 @@ pub(crate) const NODE: Node = Node {
         DropReason::IcmpErrorWithoutFlow,
         DropReason::UnknownPort,
         DropReason::VxlanInnerSource,
+        DropReason::EntryConflict,
+        DropReason::NeighbourUnresolved,
         DropReason::PolicyDenied,
         DropReason::FlowRefused,
         DropReason::NoRoute,

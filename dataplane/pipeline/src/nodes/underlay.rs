@@ -1,12 +1,17 @@
-//! What comes from the uplink: VXLAN for us, news about the path of our own VXLAN, and everything else.
+//! What comes from the uplink: VXLAN for us, news about the path of our own VXLAN, what belongs to Services and to
+//! masqueraded flows, and everything else.
 //!
-//! Uses: `l3`. Sets: `ip`, `l4` (the outer ones).
+//! Uses: `l3`. Sets: `ip`, `l4` (the outer ones), `borrowed`.
+//!
+//! Plain packets are ours if they go to a frontend, into a ServiceCIDR, to a masquerade port, to a local pod from where
+//! pods are known by their own addresses, or if they are ICMP errors about such a packet's answer. A packet to a
+//! masquerade port, or to what was a frontend, is ours only if it belongs to a flow.
 //!
 //! The rest of the uplink's traffic is not ours to judge, so whatever cannot be read passes to the node's own stack
 //! unchanged. An ICMP "too big" about our VXLAN lowers that peer's MTU and passes too: the node's own traffic to the
 //! peer takes the same path.
 //!
-//! Next: `decap`, `l2_pass`.
+//! Next: `decap`, `owner`, `l2_pass`.
 
 use std::net::IpAddr;
 
@@ -22,11 +27,12 @@ use crate::drop::DropReason;
 use crate::env::Env;
 use crate::graph::{Node, NodeId};
 use crate::halves::{Body, HalfMsg};
-use crate::headers::{self, ICMP, ICMPV6, UDP, icmp4, icmp6};
-use crate::snapshot::{Local, VXLAN_PORT};
+use crate::headers::{self, ICMP, ICMPV6, SCTP, TCP, UDP, icmp4, icmp6};
+use crate::snapshot::{Local, Snapshot, VXLAN_PORT};
+use crate::world::{Ip, L4};
 
 pub(crate) const NODE: Node = Node {
-    does: "Finds VXLAN for this node among the uplink's traffic.",
+    does: "Finds VXLAN, Services' and masqueraded traffic among the uplink's.",
     drops: &[DropReason::VxlanOuterFragment],
     parses: false,
 };
@@ -34,24 +40,86 @@ pub(crate) const NODE: Node = Node {
 pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
     let Some(local) = w.snap.local() else { return Next::To(NodeId::L2Pass) };
     let Ok((ip, l4)) = headers::read(&p.buf, usize::from(p.ctx.l3)) else { return Next::To(NodeId::L2Pass) };
-    if ip.dst != local.vtep {
-        return Next::To(NodeId::L2Pass);
-    }
     p.ctx.ip = ip;
     p.ctx.l4 = l4;
-    match (ip.proto, ip.frag, l4.icmp) {
-        (UDP, None, _) if l4.dport == VXLAN_PORT => Next::To(NodeId::Decap),
-        (UDP, Some(frag), _) if frag.offset == 0 && l4.dport == VXLAN_PORT => {
-            Next::Drop(DropReason::VxlanOuterFragment)
-        }
-        (ICMP | ICMPV6, None, Some(_)) if l4.error => {
-            if let Some((peer, mtu)) = too_big(p, local) {
-                learn(w, peer, mtu);
-            }
-            Next::To(NodeId::L2Pass)
-        }
-        _ => Next::To(NodeId::L2Pass),
+    if ip.dst == local.vtep && ip.proto == UDP && l4.dport == VXLAN_PORT {
+        return match ip.frag {
+            None => Next::To(NodeId::Decap),
+            Some(_) => Next::Drop(DropReason::VxlanOuterFragment),
+        };
     }
+    if ip.dst == local.vtep
+        && l4.error
+        && let Some((peer, mtu)) = too_big(p, local)
+    {
+        learn(w, peer, mtu);
+        return Next::To(NodeId::L2Pass);
+    }
+    match claim(w.snap, local, &ip, &l4) {
+        Claim::Passes => Next::To(NodeId::L2Pass),
+        ours => {
+            headers::trim(&mut p.buf, usize::from(p.ctx.l3), &ip);
+            p.ctx.borrowed = ours == Claim::IfKnown;
+            Next::To(NodeId::Owner)
+        }
+    }
+}
+
+/// Whose a plain packet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// Not ours: it belongs to the node's own stack.
+    Passes,
+    /// Ours if it belongs to a flow.
+    IfKnown,
+    /// Ours.
+    Ours,
+}
+
+/// Says whose a plain packet is. Of a fragment, whose ports may not be known yet, the addresses decide for now.
+fn claim(snap: &Snapshot, local: &Local, ip: &Ip, l4: &L4) -> Claim {
+    if ip.frag.is_none() {
+        return claim_whole(snap, local, ip, l4);
+    }
+    let services = snap.services();
+    let (dst, v6) = (ip.dst, ip.dst.is_ipv6());
+    match local.masquerade(v6) == Some(dst) || services.has_address(dst) || local.service_cidrs.contains(dst) {
+        true => Claim::IfKnown,
+        false if local.no_masquerade.contains(ip.src) && is_pod(snap, dst) => Claim::Ours,
+        false => Claim::Passes,
+    }
+}
+
+/// The same for a packet whose ports are known.
+pub(super) fn claim_whole(snap: &Snapshot, local: &Local, ip: &Ip, l4: &L4) -> Claim {
+    let services = snap.services();
+    // An error goes the way of the answers to what it quotes.
+    let (src, dst, proto, dport) = match l4.quoted {
+        Some(q) if q.later || q.src != ip.dst => return Claim::Passes,
+        Some(q) => (q.dst, q.src, q.proto, q.sport),
+        None if l4.error => return Claim::Passes,
+        None => (ip.src, ip.dst, ip.proto, l4.dport),
+    };
+    let has_ports = matches!(proto, TCP | UDP | SCTP);
+    let reply = |(kind, _)| matches!((proto, kind), (ICMP, icmp4::ECHO_REPLY) | (ICMPV6, icmp6::ECHO_REPLY));
+    // Of a later fragment the type is not known.
+    let unseen = l4.error || ip.frag.is_some();
+    let echo = matches!(proto, ICMP | ICMPV6) && (unseen || l4.icmp.is_some_and(reply));
+    if (has_ports || echo) && local.is_masquerade(dst, dport) {
+        return Claim::IfKnown;
+    }
+    if has_ports && services.find(dst, proto, dport).is_some() {
+        return if l4.error { Claim::IfKnown } else { Claim::Ours };
+    }
+    if has_ports && services.was_frontend(dst, proto, dport) {
+        return Claim::IfKnown;
+    }
+    let routed = || local.no_masquerade.contains(src) && is_pod(snap, dst);
+    if local.service_cidrs.contains(dst) || routed() { Claim::Ours } else { Claim::Passes }
+}
+
+fn is_pod(snap: &Snapshot, address: IpAddr) -> bool {
+    matches!(snap.route(address), Some(NextHop::Local(_)))
 }
 
 /// Reads an ICMP "too big" that quotes VXLAN of ours: the peer, and the MTU of the path to it.

@@ -166,7 +166,9 @@ pub enum SnapshotError {
     #[error("{0:?}: set {1} is empty, unsorted, of two families or of more than 65535 backends")]
     SetInvalid(ServiceId, usize),
     /// The masquerade addresses or ports cannot be used.
-    #[error("masquerade: at most one address a family, each one of the node's, and ports from 1024 on, first not above last")]
+    #[error(
+        "masquerade: at most one address a family, each one of the node's, and ports from 1024 on, first not above last"
+    )]
     MasqueradeInvalid,
     /// A route of the world outside that has no neighbour, or too many neighbours.
     #[error("outside: the gateway {0} is not among the neighbours, or there are more than {max} of them", max = podplane_tables::fib::NeighbourIndex::MAX)]

@@ -58,9 +58,10 @@ impl Outside {
     fn same_gateways(&self, config: &OutsideConfig) -> bool {
         config.routes.iter().all(|(_, reach)| match reach {
             Reach::OnLink => true,
-            Reach::Gateway(g) => self.index.get(g).is_some_and(|i| {
-                config.neighbours.get(i.index()).is_some_and(|(address, _)| address == g)
-            }),
+            Reach::Gateway(g) => self
+                .index
+                .get(g)
+                .is_some_and(|i| config.neighbours.get(i.index()).is_some_and(|(address, _)| address == g)),
         })
     }
 
@@ -84,6 +85,11 @@ impl Outside {
             Some(NextHop::OnLink) => self.index.get(&dst).map_or(Way::Unresolved(dst), |i| Way::By(*i)),
             _ => Way::None,
         }
+    }
+
+    /// Whether the MAC of a neighbour is known.
+    pub(crate) fn is_resolved(&self, address: IpAddr) -> bool {
+        self.index.get(&address).and_then(|i| self.neighbour(*i)).is_some_and(|(_, mac)| mac.is_some())
     }
 
     /// A neighbour's address and MAC.

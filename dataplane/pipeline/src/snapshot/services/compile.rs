@@ -13,8 +13,8 @@ use super::super::compile::usable;
 use super::super::{SnapshotError, nets::Nets, nets::number};
 use super::shards::Map;
 use super::{
-    Backend, Cell, Choice, Frontend, FrontendConfig, FrontendKind, ServiceConfig, ServiceId, ServiceMap, Services, Set,
-    Socket, Target,
+    Backend, Cell, Choice, FORMER, Frontend, FrontendConfig, FrontendKind, ServiceConfig, ServiceId, ServiceMap,
+    Services, Set, Socket, Target,
 };
 
 /// The Maglev tables in use, by the names of their backends. Touched by control alone, while it compiles.
@@ -116,6 +116,10 @@ impl Services {
             }
         }
         change.addresses.extend(gone.keys().map(|socket| socket.parts().0));
+        if !gone.is_empty() {
+            let former = Arc::make_mut(&mut next.former);
+            gone.keys().for_each(|socket| former.add(*socket));
+        }
         if *next.own != *own {
             next.own = own.into();
             next.host_backends = Arc::default();
@@ -195,11 +199,7 @@ impl Services {
         if f.kind == FrontendKind::ClusterIp {
             uses.cluster_ips = uses.cluster_ips.wrapping_add_signed(by);
         }
-        if uses.all == 0 {
-            self.addresses.remove(&key);
-        } else {
-            self.addresses.insert(key, uses);
-        }
+        self.addresses.insert(key, uses);
     }
 
     fn count_host_backends(&mut self, service: &ServiceConfig, come: bool) {
@@ -210,8 +210,8 @@ impl Services {
                 let socket = Socket::new(b.address, service.protocol.number(), b.port);
                 let count = map.entry(socket).or_default();
                 *count = count.wrapping_add_signed(if come { 1 } else { -1 });
-                if *count == 0 {
-                    map.remove(&socket);
+                if map.len() > FORMER {
+                    map.retain(|_, count| *count > 0);
                 }
             }
         }

@@ -9,6 +9,7 @@ pub(crate) mod shards;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -135,6 +136,30 @@ pub struct FrontendView {
     pub hits: u64,
 }
 
+/// How many former frontends, and former backends on this node's network, are remembered.
+const FORMER: usize = 16 * 1024;
+
+/// The last frontends that went.
+#[derive(Clone, Debug, Default)]
+struct Former {
+    known: Map<Socket, ()>,
+    order: VecDeque<Socket>,
+}
+
+impl Former {
+    fn add(&mut self, socket: Socket) {
+        if self.known.insert(socket, ()).is_some() {
+            return;
+        }
+        self.order.push_back(socket);
+        if self.order.len() > FORMER
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+    }
+}
+
 /// How many frontends there are of an address.
 #[derive(Clone, Copy, Debug, Default)]
 struct Uses {
@@ -148,8 +173,11 @@ pub(crate) struct Services {
     wanted: ServiceMap,
     frontends: Shards<Socket, Arc<Frontend>>,
     addresses: Shards<u128, Uses>,
-    /// Backends on this node's own network that clients outside may have, and by how many frontends.
+    /// Backends on this node's own network that clients outside may have, and by how many frontends; none: they once
+    /// were, and their flows may still live.
     host_backends: Arc<Map<Socket, u32>>,
+    /// What were frontends once: their flows may still live.
+    former: Arc<Former>,
     /// This node's addresses as they were when `host_backends` was made.
     own: Arc<[IpAddr]>,
     /// Control's own, shared by all snapshots; workers never look at it.
@@ -163,10 +191,16 @@ impl Services {
         self.frontends.get(&Socket::new(address, proto, port)).map(|f| &**f)
     }
 
-    /// Whether an address has frontends.
+    /// Whether an address and port was a frontend once, whose flows may still live.
+    #[inline]
+    pub(crate) fn was_frontend(&self, address: IpAddr, proto: u8, port: u16) -> bool {
+        !self.former.known.is_empty() && self.former.known.contains_key(&Socket::new(address, proto, port))
+    }
+
+    /// Whether an address has frontends, or had any.
     #[inline]
     pub(crate) fn has_address(&self, address: IpAddr) -> bool {
-        self.addresses.get(&number(address)).is_some_and(|uses| uses.all > 0)
+        self.addresses.get(&number(address)).is_some()
     }
 
     /// Whether an address is some Service's ClusterIP.

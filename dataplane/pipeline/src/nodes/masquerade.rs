@@ -1,0 +1,136 @@
+//! Whose address the backend, or the world outside, sees.
+//!
+//! Uses: `out`, `ip`, `via`, `rewrite`. Sets: `rewrite` (source).
+//!
+//! The client's own address is kept wherever its replies come back through this node. Where they would not:
+//! - what would be answered within a namespace (a pod that reaches itself, the node itself, 127.0.0.1) gets the node's
+//!   address in its pod range and keeps its port,
+//! - what leaves plain by the uplink, and what comes from another node's address and goes on through a tunnel, gets the
+//!   node's own address and a masquerade port.
+//!
+//! Masquerade ports (and echo identifiers) are chosen at random (RFC 6056 section 3.3.2) among those of this worker: port
+//! less the first, modulo the number of workers, names the worker that plain replies come to. A port is in use if the
+//! flow table holds its reply's key, so one port serves many remotes.
+//!
+//! Next: `create`.
+
+use std::net::IpAddr;
+
+use podplane_packet::id::PortId;
+use podplane_packet::nat::Tuple;
+use podplane_tables::flow::Action;
+
+use super::{Next, Pkt, World};
+use crate::drop::DropReason;
+use crate::env::Env;
+use crate::flows::Flows;
+use crate::graph::{Node, NodeId};
+use crate::headers::{ICMP, ICMPV6, SCTP, TCP, UDP};
+use crate::snapshot::Local;
+use crate::world::{AnyKey, Ctx, zone};
+
+pub(crate) const NODE: Node = Node {
+    does: "Gives the node's address to what could not be answered otherwise.",
+    drops: &[
+        DropReason::NotConfigured,
+        DropReason::NoRoute,
+        DropReason::NotMasqueradable,
+        DropReason::NoMasqueradePort,
+    ],
+    parses: false,
+};
+
+/// How many ports are tried at random, and as many again in order. With 95 % in use toward one remote, one flow in a
+/// thousand is refused.
+const TRIES: u32 = 64;
+
+pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
+    let Some(local) = w.snap.local() else { return Next::Drop(DropReason::NotConfigured) };
+    let tuple = p.ctx.new_tuple();
+    let v6 = tuple.dst.is_ipv6();
+    match source(local, &p.ctx, tuple.dst) {
+        Source::Own => {}
+        Source::Gateway => {
+            let Some(src) = local.gateway(v6) else { return Next::Drop(DropReason::NoRoute) };
+            p.ctx.rewrite = Some(Tuple { src, ..tuple });
+        }
+        Source::Node => {
+            let Some(src) = local.masquerade(v6) else { return Next::Drop(DropReason::NoRoute) };
+            if !matches!(p.ctx.ip.proto, TCP | UDP | SCTP | ICMP | ICMPV6) {
+                return Next::Drop(DropReason::NotMasqueradable);
+            }
+            let ports = Ports { local, workers: w.snap.workers() };
+            let Some(new) = ports.choose(&mut w.st.flows, &p.ctx, Tuple { src, ..tuple }) else {
+                return Next::Drop(DropReason::NoMasqueradePort);
+            };
+            p.ctx.rewrite = Some(new);
+        }
+    }
+    Next::To(NodeId::Create)
+}
+
+/// Whose address is seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Own,
+    Gateway,
+    Node,
+}
+
+fn source(local: &Local, ctx: &Ctx, dst: IpAddr) -> Source {
+    match (ctx.zone(), ctx.out) {
+        (zone::POD, Action::Forward(port)) if port == ctx.via.port => Source::Gateway,
+        (zone::POD, Action::Outside(_)) if local.no_masquerade.contains(dst) => Source::Own,
+        (zone::HOST, Action::Forward(PortId::HOST)) => Source::Gateway,
+        (zone::POD | zone::HOST, Action::Outside(_)) => Source::Node,
+        (zone::HOST, _) if ctx.ip.src.is_loopback() => Source::Gateway,
+        (zone::TUNNEL | zone::PLAIN, Action::Encap(_) | Action::Outside(_)) => Source::Node,
+        _ => Source::Own,
+    }
+}
+
+/// The masquerade ports of this node.
+struct Ports<'a> {
+    local: &'a Local,
+    workers: u8,
+}
+
+impl Ports<'_> {
+    /// A tuple with a port that no flow toward this remote has.
+    fn choose(&self, flows: &mut Flows, ctx: &Ctx, tuple: Tuple) -> Option<Tuple> {
+        let (first, last) = self.local.masquerade_ports;
+        let workers = u32::from(self.workers);
+        let me = u32::from(flows.me.0);
+        let all = u32::from(last) - u32::from(first) + 1;
+        // Of `all` ports, those whose distance from the first is `me` modulo `workers`.
+        let mine = (all + workers - 1).checked_sub(me)? / workers;
+        if mine == 0 {
+            return None;
+        }
+        let mut at = flows.random() % mine;
+        for i in 0..(2 * TRIES).min(mine + TRIES) {
+            at = if i < TRIES && mine > TRIES { flows.random() % mine } else { (at + 1) % mine };
+            let port = first + (at * workers + me) as u16;
+            let new = with_source_port(tuple, ctx.ip.proto, port);
+            if is_free(flows, ctx, &new) {
+                return Some(new);
+            }
+        }
+        None
+    }
+}
+
+/// The tuple with another source port, or echo identifier.
+pub(super) fn with_source_port(tuple: Tuple, proto: u8, port: u16) -> Tuple {
+    match proto {
+        ICMP | ICMPV6 => Tuple { sport: port, dport: port, ..tuple },
+        _ => Tuple { sport: port, ..tuple },
+    }
+}
+
+/// Whether this worker's table has room for the reply's key. Where another worker owns replies, it has the last word.
+pub(super) fn is_free(flows: &Flows, ctx: &Ctx, new: &Tuple) -> bool {
+    let zone = super::create::reply_zone(ctx.out);
+    let key = AnyKey::new(new.dst, new.src, new.dport, new.sport, ctx.ip.proto, zone);
+    flows.find(&key).is_none()
+}

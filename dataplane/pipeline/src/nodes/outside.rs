@@ -1,0 +1,35 @@
+//! Plain out by the uplink, to a neighbour of the node.
+//!
+//! Uses: `out`, `pass`. Sets: the Ethernet addresses. Next: out.
+
+use podplane_packet::buf::PacketBuf;
+use podplane_packet::id::PortId;
+use podplane_tables::flow::Action;
+
+use super::{Next, Pkt, World};
+use crate::drop::DropReason;
+use crate::env::Env;
+use crate::graph::Node;
+
+pub(crate) const NODE: Node = Node {
+    does: "Rewrites the Ethernet header for a neighbour on the uplink's network.",
+    drops: &[
+        DropReason::PortDown,
+        DropReason::NotConfigured,
+        DropReason::PolicyDenied,
+        DropReason::NeighbourUnresolved,
+    ],
+    parses: false,
+};
+
+pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
+    let Action::Outside(neighbour) = p.ctx.out else { return Next::Drop(DropReason::PortDown) };
+    let Some(local) = w.snap.local() else { return Next::Drop(DropReason::NotConfigured) };
+    let Some((_, Some(mac))) = w.snap.outside().neighbour(neighbour) else {
+        return Next::Drop(DropReason::NeighbourUnresolved);
+    };
+    let Some(pass) = p.ctx.pass.take() else { return Next::Drop(DropReason::PolicyDenied) };
+    p.set_macs(mac, local.uplink_mac);
+    p.buf.meta_mut().tunnel = 0;
+    Next::Transmit(PortId::UPLINK, pass)
+}

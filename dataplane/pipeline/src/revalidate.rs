@@ -1,0 +1,114 @@
+//! Whether a flow that was judged under an older snapshot holds, where something that it depends on changed since.
+//!
+//! TCP and SCTP keep their backend until they end. A flow of another protocol whose backend is no longer one of its
+//! frontend's, or whose destination became a frontend, is made anew. Halves of replies follow the other half; they are
+//! only given their way anew.
+
+use podplane_packet::id::PortId;
+use podplane_tables::fib::NextHop;
+use podplane_tables::flow::{Action, Addr, Flags, Half};
+
+use crate::drop::DropReason;
+use crate::halves::leads_to;
+use crate::headers::{SCTP, TCP};
+use crate::snapshot::Snapshot;
+use crate::snapshot::outside::Way;
+use crate::snapshot::services::{Backend, Target};
+use crate::world::zone;
+
+/// What becomes of a half.
+pub(crate) enum Judged<A: Addr> {
+    /// It holds, perhaps with another way out.
+    Holds(Half<A>),
+    /// Its flow ends; the packet opens another.
+    Anew,
+}
+
+/// Judges a half anew.
+pub(crate) fn judge<A: Addr>(snap: &Snapshot, mut half: Half<A>) -> Judged<A> {
+    let initiator = half.flags.has(Flags::INITIATOR);
+    let cached_drop = half.peer.is_none() && matches!(half.verdict.action, Action::Drop(_));
+    if initiator && (cached_drop || is_stale(snap, &half) || entry_is_gone(snap, &half)) {
+        return Judged::Anew;
+    }
+    half.verdict.action = way(snap, &half);
+    half.vtep = vtep(snap, &half);
+    half.generation = snap.generation();
+    Judged::Holds(half)
+}
+
+/// Whether the translation is not what a new flow would get.
+fn is_stale<A: Addr>(snap: &Snapshot, half: &Half<A>) -> bool {
+    let Some(local) = snap.local() else { return false };
+    let key = &half.key;
+    let (src, dst) = (key.src.ip(), key.dst.ip());
+    let new = half.verdict.rewrite;
+    let v6 = dst.is_ipv6();
+    if let Some(new) = new.filter(|n| n.src != key.src) {
+        let ours = Some(new.src.ip());
+        if ours != local.gateway(v6) && ours != local.masquerade(v6) {
+            return true;
+        }
+    }
+    if matches!(key.proto, TCP | SCTP) || key.zone == zone::ENTRY {
+        return false;
+    }
+    let (to, port) = new.map_or((dst, key.dport), |n| (n.dst.ip(), n.dport));
+    match snap.services().find(dst, key.proto, key.dport) {
+        Some(frontend) => match frontend.target(key.zone == zone::PLAIN) {
+            Target::Set(set) => !frontend.serves(src) || !set.contains(Backend { address: to, port }),
+            Target::Reject | Target::Drop => true,
+        },
+        None => to != dst || local.service_cidrs.contains(dst),
+    }
+}
+
+/// Whether the entry node that the flow came by is gone, and its index perhaps another's.
+fn entry_is_gone<A: Addr>(snap: &Snapshot, half: &Half<A>) -> bool {
+    half.key.zone == zone::ENTRY && half.vtep.is_some_and(|v| snap.changed().vtep(v) > half.generation)
+}
+
+/// The way out under the snapshot. What leads to the node's own stack without a route of ours answers somebody behind
+/// the node, and goes back there.
+fn way<A: Addr>(snap: &Snapshot, half: &Half<A>) -> Action {
+    let drop = |reason: DropReason| Action::Drop(reason as u8);
+    let leads = leads_to(half.flags);
+    let dst = half.verdict.rewrite.map_or(half.key.dst, |n| n.dst).ip();
+    let tunnelled = matches!(half.key.zone, zone::TUNNEL | zone::ENTRY);
+    match (snap.route(dst), leads) {
+        (Some(NextHop::Local(port)), _) => Action::Forward(port),
+        (Some(NextHop::Host), _) => Action::Forward(PortId::HOST),
+        (Some(NextHop::Blackhole | NextHop::Gateway), _) => drop(DropReason::NoSuchPod),
+        (Some(NextHop::Vtep(vtep)), zone::ENTRY) => Action::Enter(vtep),
+        (Some(NextHop::Vtep(_) | NextHop::Node(_)) | None, zone::PLAIN) => match snap.outside().way(dst) {
+            Way::By(neighbour) => Action::Outside(neighbour),
+            // Its index may still be ours; whether its MAC is known is seen when the packet leaves.
+            Way::Unresolved(_) if matches!(half.verdict.action, Action::Outside(_)) => half.verdict.action,
+            Way::Unresolved(_) => drop(DropReason::NeighbourUnresolved),
+            Way::None => drop(DropReason::NoRoute),
+        },
+        (Some(NextHop::Vtep(_) | NextHop::Node(_)), _) if tunnelled && half.verdict.rewrite.is_none() => {
+            drop(DropReason::VxlanNotLocal)
+        }
+        (Some(NextHop::Vtep(vtep) | NextHop::Node(vtep)), _) => Action::Encap(vtep),
+        // Back to the entry node that remembers the client.
+        (None, zone::ENTRY) => match half.vtep.filter(|v| snap.changed().vtep(*v) <= half.generation) {
+            Some(vtep) => Action::Enter(vtep),
+            None => drop(DropReason::NoRoute),
+        },
+        (None, zone::HOST) => Action::Forward(PortId::HOST),
+        _ => drop(DropReason::NoRoute),
+    }
+}
+
+/// The peer that sends in this direction, or whom this direction goes to: by the FIB, for an ICMP error that is the first
+/// to come may be from anybody. A client outside is known by its entry node alone.
+fn vtep<A: Addr>(snap: &Snapshot, half: &Half<A>) -> Option<podplane_tables::VtepIndex> {
+    let by_source = snap.route(half.key.src.ip()).and_then(NextHop::peer);
+    match (half.key.zone, half.verdict.action) {
+        (zone::TUNNEL, _) => by_source,
+        (zone::ENTRY, _) => by_source.or(half.vtep),
+        (_, Action::Encap(vtep) | Action::Enter(vtep)) => Some(vtep),
+        _ => by_source,
+    }
+}
