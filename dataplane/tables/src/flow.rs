@@ -21,7 +21,7 @@ pub use hash::{FlowHash, FlowKeys, siphash13};
 pub use key::{Addr, Key, V4, V6};
 pub use memory::{FlowMemory, MemoryConfig};
 pub use names::{Identity, Names};
-pub use old::{Adopted, OldFlows, Pair, Rejected, Renumber, ResumeError};
+pub use old::{Adopted, OldFlows, Pair, Present, Rejected, Renumber, ResumeError};
 pub use table::FlowTable;
 pub(crate) use table::Line;
 pub use verdict::{Action, Flags, Rewrite, TimeoutClass, Timeouts, Verdict};

@@ -12,7 +12,7 @@ use podplane_tables::VtepIndex;
 use podplane_tables::fib::NeighbourIndex;
 use podplane_tables::flow::{
     Action, Addr, Adopted, Flags, FlowMemory, FlowTable, Half, HalfRef, Identity, InsertError, Key, MemoryConfig,
-    OldFlows, Rejected, Renumber, ResumeError, Rewrite, Slot, TimeoutClass, V4, V6, Verdict,
+    OldFlows, Present, Rejected, Renumber, ResumeError, Rewrite, Slot, TimeoutClass, V4, V6, Verdict,
 };
 use podplane_tables::mem::Want;
 use podplane_tables::quota::Quota;
@@ -145,7 +145,7 @@ fn renumber(old: &OldFlows, origin: u64, now: u32, knows: &[&str]) -> Renumber {
     let port = move |id| ids.iter().find(|i| i.0 == id).map(|i| PortId(i.1));
     let vtep = |a: IpAddr| (a == IpAddr::from([192, 0, 2, 3])).then_some(VtepIndex(30));
     let neighbour = |a: IpAddr| (a == IpAddr::from([198, 51, 100, 8])).then_some(NeighbourIndex(80));
-    Renumber::new(old, origin, now, port, vtep, neighbour)
+    Renumber::new(old, Present { origin, now, generation: 7 }, port, vtep, neighbour)
 }
 
 #[test]
@@ -154,6 +154,7 @@ fn flows_go_on_in_the_next_process() {
     let old = OldFlows::open(first.die(), &config(0)).unwrap();
     assert_eq!(old.seed(), [1_000_000, 3]);
     let homes: Vec<_> = old.ports().collect();
+    assert_eq!((old.home("a"), old.home("c")), (Some(WorkerId(1)), None));
     assert_eq!(homes, [(PortId(5), old.identity("a"), WorkerId(1)), (PortId(6), old.identity("b"), WorkerId(0))]);
 
     // It starts 60 s later; its clock stands at 2 s.
@@ -177,7 +178,7 @@ fn flows_go_on_in_the_next_process() {
         assert_eq!((slot, entry.sequence()), (there.slot, there.sequence), "references to it stay true");
         assert_eq!((got.verdict.action, got.local_port, got.peer), (action, ports[0], Some(*back)));
         assert_eq!(got.verdict.rewrite.unwrap().dport, 8080);
-        assert_eq!((got.generation, got.class), (0, TimeoutClass::TcpEstablished), "it is judged anew");
+        assert_eq!((got.generation, got.class), (7, TimeoutClass::TcpEstablished), "it is judged anew");
         assert_eq!(2000u32.wrapping_sub(got.last_seen), 57_000, "the age is kept: it was seen at 5 s");
         assert_eq!(next.v4[1].get(next.v4[1].resolve(*back).unwrap()).unwrap().peer(), Some(*there));
     }
@@ -273,8 +274,9 @@ fn survives(bytes: &[u8]) -> Result<(), TestCaseError> {
     let Ok(old) = OldFlows::open(sealed(bytes), &config(0)) else { return Ok(()) };
     let mut next = Process::start(0);
     // All names lead somewhere.
+    let present = Present { origin: 0, now: 9000, generation: 7 };
     let renumber =
-        Renumber::new(&old, 0, 9000, |_| Some(PortId(5)), |_| Some(VtepIndex(1)), |_| Some(NeighbourIndex(1)));
+        Renumber::new(&old, present, |_| Some(PortId(5)), |_| Some(VtepIndex(1)), |_| Some(NeighbourIndex(1)));
     let [v4, v6] = next.resume(&old, &renumber).expect("the file is long enough");
     let Process { v4: tables4, v6: tables6, quotas, .. } = &mut next;
     prop_assert_eq!(tables4.iter().map(FlowTable::len).sum::<usize>() as u64, 2 * v4.taken);

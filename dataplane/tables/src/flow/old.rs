@@ -2,8 +2,8 @@
 //!
 //! Nothing in it is believed: the process may have died at any point, and whoever kept the file may have written it.
 //! So it is read by copies, never mapped; every number is checked before it is used; a pair of halves is taken only
-//! if each names the other; and whatever is taken is judged anew before its first packet goes anywhere, for its
-//! generation is older than all.
+//! if each names the other; and whatever is taken is judged anew before its first packet goes anywhere
+//! ([`Present::generation`]).
 
 use std::fs::File;
 use std::io;
@@ -118,15 +118,26 @@ pub struct Renumber {
     /// What is added to its times.
     shift: Millis,
     now: Millis,
+    generation: u32,
+}
+
+/// What a former process' flows become part of.
+#[derive(Clone, Copy, Debug)]
+pub struct Present {
+    /// Our clock's origin ([`MemoryConfig::origin`]).
+    pub origin: u64,
+    /// The time by our clock.
+    pub now: Millis,
+    /// The generation that the flows are said to be judged under: one whose successor stamps everything, so that they
+    /// are judged before they are used.
+    pub generation: u32,
 }
 
 impl Renumber {
-    /// Finds our numbers for `old`'s names. The uplink and the host port are the same always. `origin` and `now` are our
-    /// clock's ([`MemoryConfig::origin`]).
+    /// Finds our numbers for `old`'s names. The uplink and the host port are the same always.
     pub fn new(
         old: &OldFlows,
-        origin: u64,
-        now: Millis,
+        present: Present,
         port: impl Fn(Identity) -> Option<PortId>,
         vtep: impl Fn(IpAddr) -> Option<VtepIndex>,
         neighbour: impl Fn(IpAddr) -> Option<NeighbourIndex>,
@@ -135,8 +146,9 @@ impl Renumber {
             ports: vec![None; PortId::MAX].into(),
             vteps: vec![None; VtepIndex::MAX].into(),
             neighbours: vec![None; NeighbourIndex::MAX].into(),
-            shift: old.config.origin.wrapping_sub(origin) as Millis,
-            now,
+            shift: old.config.origin.wrapping_sub(present.origin) as Millis,
+            now: present.now,
+            generation: present.generation,
         };
         for own in [PortId::UPLINK, PortId::HOST] {
             new.ports[own.index()] = Some(own);
@@ -175,7 +187,7 @@ impl Renumber {
             Action::Outside(n) => Action::Outside((*self.neighbours.get(n.index())?)?),
             Action::Drop(_) => return None,
         };
-        new.generation = 0;
+        new.generation = self.generation;
         new.peer = Some(peer);
         let seen = old.last_seen.wrapping_add(self.shift);
         // Nothing was seen in the future; such a flow would never end.
@@ -217,6 +229,17 @@ impl OldFlows {
     /// their packets come to.
     pub fn seed(&self) -> [u64; 2] {
         self.config.seed
+    }
+
+    /// The neighbours outside the cluster that flows may go to.
+    pub fn neighbours(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.names.neighbours().map(|(_, address)| address)
+    }
+
+    /// The home that an endpoint's port had.
+    pub fn home(&self, endpoint: &str) -> Option<WorkerId> {
+        let identity = self.identity(endpoint);
+        self.ports().find(|(_, id, _)| *id == identity).map(|(.., home)| home)
     }
 
     /// The identity that an endpoint has in this memory.
