@@ -56,3 +56,18 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        Cli::command().debug_assert();
+        let get = Cli::try_parse_from(["podplane", "lab", "get", "--name", "x", "Service", "default/web"]).unwrap();
+        let Command::Lab(lab) = get.command else { panic!("{get:?}") };
+        assert_eq!(lab.name, "x");
+    }
+}

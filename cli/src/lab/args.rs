@@ -62,7 +62,7 @@ pub enum Verb {
         /// Pod, Service, EndpointSlice, Node, …
         kind: String,
         /// NAMESPACE/NAME, or NAME of what has no namespace; all if absent.
-        name: Option<String>,
+        object: Option<String>,
     },
     /// Create or replace the objects of a file or a folder, as `kubectl apply` would.
     Apply {

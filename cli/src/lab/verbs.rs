@@ -39,7 +39,7 @@ pub fn run(args: &LabArgs) -> Result<()> {
             exec(&netns, None, command)
         }
         Verb::Restart { process, node } => node::restart(&open()?, *node, *process),
-        Verb::Get { kind, name } => get(&open()?, kind, name.as_deref()),
+        Verb::Get { kind, object } => get(&open()?, kind, object.as_deref()),
         Verb::Apply { file } => apply::apply(&open()?, file),
         Verb::Delete { file } => apply::delete_all(&open()?, file),
     }
