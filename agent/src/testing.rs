@@ -134,7 +134,7 @@ fn serve(mut link: DataplaneLink, behaviour: &Mutex<Inner>, stop: &AtomicBool) {
 
 /// An index for node "n1" with VXLAN network 100 over IPv4.
 pub(crate) fn index() -> Index {
-    Index::new(Settings { node: "n1".into(), underlay: Family::Ipv4, vni: 100 })
+    Index::new(Settings::new("n1", Family::Ipv4, 100))
 }
 
 /// A Node object.

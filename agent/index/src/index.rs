@@ -10,6 +10,8 @@ use podplane_config::valid::MIN_MTU;
 use crate::k8s::{Kind, Namespace, Object, ObjectKey, Pod};
 use crate::node::{Family, NodeFacts, is_unicast};
 use crate::nodes::{Claim, Resolved};
+use crate::services::{Context, HealthCheck, ServiceReport, Services};
+use crate::surroundings::{CidrFacts, HostPorts, NodePortAddresses, Surroundings, service_cidrs};
 
 /// What does not change while an agent runs.
 #[derive(Clone, Debug)]
@@ -20,6 +22,61 @@ pub struct Settings {
     pub underlay: Family,
     /// The VXLAN network of the cluster.
     pub vni: u32,
+    /// First and last node port, the API server's `--service-node-port-range`.
+    pub node_ports: (u16, u16),
+    /// Where node ports are served.
+    pub node_port_addresses: NodePortAddresses,
+    /// Whether `spec.externalIPs` are served: whoever may make a Service can then catch any address's traffic
+    /// (CVE-2020-8554).
+    pub external_ips: bool,
+    /// Ranges of ClusterIPs where there is no ServiceCIDR object.
+    pub service_cidrs: Vec<IpNet>,
+    /// Where pods go under their own address beside pods, nodes and Services.
+    pub no_masquerade: Vec<IpNet>,
+    /// First and last port for what leaves the cluster; apart from the node ports.
+    pub masquerade_ports: (u16, u16),
+}
+
+impl Settings {
+    /// Those of a cluster that changes no default.
+    pub fn new(node: impl Into<String>, underlay: Family, vni: u32) -> Settings {
+        Settings {
+            node: node.into(),
+            underlay,
+            vni,
+            node_ports: (30_000, 32_767),
+            node_port_addresses: NodePortAddresses::Primary,
+            external_ips: false,
+            service_cidrs: Vec::new(),
+            no_masquerade: Vec::new(),
+            masquerade_ports: (49_152, 65_535),
+        }
+    }
+
+    /// The key of Maglev's hashes: alike on all nodes, and no secret, for what it decides is only which backend.
+    fn cluster_seed(&self) -> [u64; 2] {
+        [u64::from_be_bytes(*b"podplane"), self.vni.into()]
+    }
+}
+
+/// What of this node's own traffic has to be led to the dataplane.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeTraffic {
+    /// Ranges of ClusterIPs.
+    pub service_cidrs: Vec<IpNet>,
+    /// This node's addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Those that serve node ports.
+    pub node_port_addresses: Vec<IpAddr>,
+    /// First and last node port.
+    pub node_ports: (u16, u16),
+    /// First and last port for what leaves the cluster.
+    pub masquerade_ports: (u16, u16),
+    /// What load balancers' and external addresses serve; without those of other nodes, which the underlay needs and
+    /// which serve it themselves.
+    pub outer: BTreeSet<(IpAddr, v1::Protocol, u16)>,
+    /// Host ports in force: one without an address is served at `addresses` and 127.0.0.1.
+    pub host_ports: BTreeSet<(Option<IpAddr>, v1::Protocol, u16)>,
 }
 
 /// What must be told to the dataplane, as a transaction: `Some` creates or replaces, `None` removes.
@@ -42,6 +99,11 @@ pub struct Index {
     nodes: BTreeMap<String, Claim>,
     namespaces: BTreeMap<String, Namespace>,
     pods: BTreeMap<(String, String), Pod>,
+    services: Services,
+    cidrs: BTreeMap<String, CidrFacts>,
+    cidrs_refused: BTreeMap<String, String>,
+    cidrs_changed: bool,
+    surroundings: Surroundings,
     endpoints: BTreeMap<String, v1::Endpoint>,
     endpoint_addresses: BTreeMap<IpAddr, String>,
     /// Objects whose last word makes no sense by itself; the word before stays in force.
@@ -50,6 +112,8 @@ pub struct Index {
     endpoints_changed: BTreeSet<String>,
     resolved: Resolved,
     withheld: BTreeMap<String, String>,
+    /// Host ports that are not told to the dataplane, by endpoint.
+    host_ports_refused: BTreeMap<String, String>,
     objects: BTreeMap<v1::Key, v1::Object>,
 }
 
@@ -62,6 +126,11 @@ impl Index {
             nodes: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             pods: BTreeMap::new(),
+            services: Services::default(),
+            cidrs: BTreeMap::new(),
+            cidrs_refused: BTreeMap::new(),
+            cidrs_changed: false,
+            surroundings: Surroundings::default(),
             endpoints: BTreeMap::new(),
             endpoint_addresses: BTreeMap::new(),
             invalid: BTreeMap::new(),
@@ -69,6 +138,7 @@ impl Index {
             endpoints_changed: BTreeSet::new(),
             resolved: Resolved::default(),
             withheld: BTreeMap::new(),
+            host_ports_refused: BTreeMap::new(),
             objects: BTreeMap::new(),
         }
     }
@@ -84,6 +154,11 @@ impl Index {
             }
             Object::Pod(pod) => check_pod(&pod).map(|()| {
                 self.pods.insert((key.namespace.clone(), key.name.clone()), pod);
+            }),
+            Object::Service(service) => self.services.service(key.path(), &service, &self.settings),
+            Object::EndpointSlice(slice) => self.services.slice(key.path(), &slice),
+            Object::ServiceCidr(cidr) => CidrFacts::of(&cidr).map(|facts| {
+                self.cidrs_changed |= self.cidrs.insert(key.name.clone(), facts.clone()) != Some(facts);
             }),
         };
         match &outcome {
@@ -114,6 +189,9 @@ impl Index {
             Kind::Pod => {
                 self.pods.remove(&(key.namespace.clone(), key.name.clone()));
             }
+            Kind::Service => self.services.remove_service(&key.path(), &self.settings),
+            Kind::EndpointSlice => self.services.remove_slice(&key.path()),
+            Kind::ServiceCidr => self.cidrs_changed |= self.cidrs.remove(&key.name).is_some(),
         }
     }
 
@@ -146,26 +224,107 @@ impl Index {
         }
     }
 
+    /// Why a new endpoint `id` cannot have a host port, and who has it. Of what is attached nobody is asked again: a
+    /// running pod keeps its host ports, and a Service that comes later does without.
+    pub fn host_port_conflict(&self, id: &str, wanted: &v1::HostPort) -> Option<String> {
+        let mut held = HostPorts::default();
+        for (_, endpoint) in self.endpoints.iter().filter(|(other, _)| *other != id) {
+            endpoint.host_ports.iter().for_each(|port| held.add(endpoint, port));
+        }
+        let own = &self.surroundings.addresses;
+        let what = format!("host port {} {}", wanted.port, wanted.protocol);
+        if let Some(holder) = held.conflict(wanted, own) {
+            return Some(format!("{what} is taken: {holder} has it"));
+        }
+        if let Some(holder) = self.services.holder(own, wanted.address, wanted.protocol, wanted.port) {
+            return Some(format!("{what} is taken: Service {holder} is served there"));
+        }
+        self.surroundings.host_port_problem(wanted)
+    }
+
     /// Brings [`Index::objects`] up to date and answers what changed since the last call.
     pub fn settle(&mut self) -> Changes {
         let mut changes = Changes::new();
-        if std::mem::take(&mut self.nodes_changed) {
-            self.resolved = Resolved::of(&self.nodes);
+        let (nodes_changed, cidrs_changed) =
+            (std::mem::take(&mut self.nodes_changed), std::mem::take(&mut self.cidrs_changed));
+        if nodes_changed || cidrs_changed {
+            if nodes_changed {
+                self.resolved = Resolved::of(&self.nodes);
+                // What nodes claim decides what endpoints may have.
+                self.endpoints_changed.extend(self.endpoints.keys().cloned());
+            }
+            let cidrs = service_cidrs(&self.cidrs, &self.settings.service_cidrs, &self.resolved);
+            self.cidrs_refused = cidrs.1;
+            let surroundings = Surroundings {
+                host_ports: self.surroundings.host_ports.clone(),
+                ..Surroundings::of(&self.settings, self.local(), cidrs.0)
+            };
+            if nodes_changed || surroundings != self.surroundings {
+                self.surroundings = surroundings;
+                self.services.touch_all();
+            }
             self.settle_nodes(&mut changes);
-            // What nodes claim decides what endpoints may have.
-            self.endpoints_changed.extend(self.endpoints.keys().cloned());
         }
-        for id in std::mem::take(&mut self.endpoints_changed) {
-            let endpoint = self.endpoints.get(&id).cloned();
+        if !self.endpoints_changed.is_empty() {
+            self.settle_endpoints(&mut changes);
+        }
+        let context = Context { settings: &self.settings, nodes: &self.resolved, here: &self.surroundings };
+        let objects = &mut self.objects;
+        self.services.settle(context, |key, object| set(objects, &mut changes, key, object));
+        changes
+    }
+
+    fn settle_endpoints(&mut self, changes: &mut Changes) {
+        let mut changed = std::mem::take(&mut self.endpoints_changed);
+        let before = self.host_ports_refused.clone();
+        let mut granted = self.grant_host_ports();
+        // A host port that one gives up may be another's now.
+        let affected = |id: &&String| self.host_ports_refused.get(*id) != before.get(*id);
+        changed.extend(self.endpoints.keys().filter(affected).cloned());
+        for id in changed {
+            let mut endpoint = self.endpoints.get(&id).cloned();
             let reason = endpoint.as_ref().and_then(|endpoint| self.collision(endpoint));
+            if let Some(endpoint) = &mut endpoint {
+                endpoint.host_ports = granted.remove(&id).unwrap_or_default();
+            }
             let wanted = endpoint.filter(|_| reason.is_none()).map(v1::Object::Endpoint);
             match reason {
                 Some(reason) => self.withheld.insert(id.clone(), reason),
                 None => self.withheld.remove(&id),
             };
-            set(&mut self.objects, &mut changes, v1::Key::Endpoint(id), wanted);
+            set(&mut self.objects, changes, v1::Key::Endpoint(id), wanted);
         }
-        changes
+    }
+
+    /// Which host ports each endpoint has; where the node's addresses changed so that two collide, the first by
+    /// identity keeps its own.
+    fn grant_host_ports(&mut self) -> BTreeMap<String, Vec<v1::HostPort>> {
+        let (mut held, mut granted) = (HostPorts::default(), BTreeMap::new());
+        self.host_ports_refused.clear();
+        for (id, endpoint) in &self.endpoints {
+            let mut ports: Vec<v1::HostPort> = Vec::new();
+            for port in &endpoint.host_ports {
+                let taken = held.conflict(port, &self.surroundings.addresses);
+                let taken = taken.map(|holder| format!("host port {} {}: {holder} has it", port.port, port.protocol));
+                match taken.or_else(|| self.surroundings.host_port_problem(port)) {
+                    Some(reason) => drop(self.host_ports_refused.insert(id.clone(), reason)),
+                    None => {
+                        held.add(endpoint, port);
+                        ports.push(port.clone());
+                    }
+                }
+            }
+            granted.insert(id.clone(), ports);
+        }
+        for (protocol, port) in held.differ(&self.surroundings.host_ports) {
+            // Also at addresses that are not the node's: a host port may name any.
+            let named =
+                self.endpoints.values().flat_map(|endpoint| &endpoint.host_ports).filter_map(|port| port.address);
+            let addresses: Vec<IpAddr> = self.surroundings.addresses.iter().copied().chain(named).collect();
+            self.services.touch_port(addresses.into_iter(), protocol, port);
+        }
+        self.surroundings.host_ports = held;
+        granted
     }
 
     fn settle_nodes(&mut self, changes: &mut Changes) {
@@ -174,7 +333,7 @@ impl Index {
         set(&mut self.objects, changes, v1::Key::Local, local.map(v1::Object::Local));
         let gone = self.objects.keys().filter(|key| match key {
             v1::Key::Peer(name) => !self.resolved.nodes.contains_key(name),
-            v1::Key::Local | v1::Key::Endpoint(_) | v1::Key::Service(_) => false,
+            _ => false,
         });
         for key in gone.cloned().collect::<Vec<_>>() {
             set(&mut self.objects, changes, key, None);
@@ -199,10 +358,13 @@ impl Index {
             pod_cidrs: facts.pod_cidrs.clone(),
             vni: self.settings.vni,
             pod_mtu,
-            service_cidrs: Vec::new(),
-            no_masquerade: Vec::new(),
-            masquerade: None,
-            cluster_seed: [0; 2],
+            service_cidrs: self.surroundings.service_cidrs.clone(),
+            no_masquerade: self.settings.no_masquerade.clone(),
+            masquerade: Some(v1::Masquerade {
+                addresses: facts.primary.clone(),
+                ports: self.settings.masquerade_ports,
+            }),
+            cluster_seed: self.settings.cluster_seed(),
         })
     }
 
@@ -267,11 +429,61 @@ impl Index {
         self.resolved.nodes.values().flat_map(|facts| facts.pod_cidrs.iter().copied())
     }
 
-    /// Objects whose last state is not in force, with the reason, as of the last [`Index::settle`].
+    /// Objects that are not, or not wholly, in force, with the reason, as of the last [`Index::settle`].
     pub fn refused(&self) -> impl Iterator<Item = (ObjectKey, &str)> {
-        let of_node = |name: &String| ObjectKey { kind: Kind::Node, namespace: String::new(), name: name.clone() };
+        let cluster = |kind: Kind, name: &String| ObjectKey { kind, namespace: String::new(), name: name.clone() };
         let invalid = self.invalid.iter().map(|(key, reason)| (key.clone(), reason.as_str()));
-        invalid.chain(self.resolved.refused.iter().map(move |(name, reason)| (of_node(name), reason.as_str())))
+        let nodes = self.resolved.refused.iter();
+        let nodes = nodes.map(move |(name, reason)| (cluster(Kind::Node, name), reason.as_str()));
+        let cidrs = self.cidrs_refused.iter();
+        let cidrs = cidrs.map(move |(name, reason)| (cluster(Kind::ServiceCidr, name), reason.as_str()));
+        let services = self.services.problems().map(|(kind, path, reason)| {
+            let (namespace, name) = path.split_once('/').unwrap_or(("", path));
+            (ObjectKey { kind, namespace: namespace.to_owned(), name: name.to_owned() }, reason)
+        });
+        invalid.chain(nodes).chain(cidrs).chain(services)
+    }
+
+    /// Host ports of endpoints that are not in force, with the reason, as of the last [`Index::settle`].
+    pub fn refused_host_ports(&self) -> impl Iterator<Item = Withheld> + '_ {
+        self.host_ports_refused.iter().map(|(id, reason)| Withheld { id: id.clone(), reason: reason.clone() })
+    }
+
+    /// All Services with what became of each endpoint, as of the last [`Index::settle`].
+    pub fn services(&self) -> Vec<ServiceReport> {
+        let context = Context { settings: &self.settings, nodes: &self.resolved, here: &self.surroundings };
+        self.services.report(context, |path| match self.objects.get(&v1::Key::Service(path.to_owned())) {
+            Some(v1::Object::Service(service)) => Some(service),
+            _ => None,
+        })
+    }
+
+    /// What load balancers may ask this node about its endpoints, as of the last [`Index::settle`].
+    pub fn health_checks(&self) -> impl Iterator<Item = &HealthCheck> {
+        self.services.health_checks()
+    }
+
+    /// What of this node's own traffic concerns the dataplane, as of the last [`Index::settle`]. `None` before this
+    /// node is known.
+    pub fn node_traffic(&self) -> Option<NodeTraffic> {
+        let here = &self.surroundings;
+        self.local()?;
+        let endpoints = self.objects.values().filter_map(|object| match object {
+            v1::Object::Endpoint(endpoint) => Some(endpoint),
+            _ => None,
+        });
+        let host_ports = endpoints.flat_map(|endpoint| &endpoint.host_ports);
+        let is_elsewhere =
+            |address: &IpAddr| self.resolved.owner(*address).is_some_and(|name| name != self.settings.node);
+        Some(NodeTraffic {
+            service_cidrs: here.service_cidrs.clone(),
+            addresses: here.addresses.clone(),
+            node_port_addresses: here.node_port_addresses.clone(),
+            node_ports: self.settings.node_ports,
+            masquerade_ports: self.settings.masquerade_ports,
+            outer: self.services.outer().iter().filter(|place| !is_elsewhere(&place.0)).copied().collect(),
+            host_ports: host_ports.map(|port| (port.address, port.protocol, port.port)).collect(),
+        })
     }
 
     /// Endpoints that are not told to the dataplane, as of the last [`Index::settle`].
@@ -319,4 +531,4 @@ fn number(address: IpAddr) -> u128 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

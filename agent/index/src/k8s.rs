@@ -5,7 +5,14 @@ use std::fmt;
 
 use serde::Deserialize;
 
-/// The kinds that the index keeps. Later kinds (Service, EndpointSlice, NetworkPolicy) join here.
+mod service;
+
+pub use service::{
+    ClientIpConfig, Conditions, EndpointSlice, Hints, IngressIp, LoadBalancerStatus, Named, Service, ServiceCidr,
+    ServiceCidrSpec, ServiceSpec, ServiceStatus, SessionAffinityConfig, SliceEndpoint, SlicePort, SpecPort, TargetRef,
+};
+
+/// The kinds that the index keeps. Later kinds (NetworkPolicy) join here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// `v1` Node.
@@ -14,6 +21,12 @@ pub enum Kind {
     Namespace,
     /// `v1` Pod.
     Pod,
+    /// `v1` Service.
+    Service,
+    /// `discovery.k8s.io/v1` EndpointSlice.
+    EndpointSlice,
+    /// `networking.k8s.io/v1` ServiceCIDR.
+    ServiceCidr,
 }
 
 impl Kind {
@@ -23,13 +36,16 @@ impl Kind {
             ("v1", "Node") => Some(Kind::Node),
             ("v1", "Namespace") => Some(Kind::Namespace),
             ("v1", "Pod") => Some(Kind::Pod),
+            ("v1", "Service") => Some(Kind::Service),
+            ("discovery.k8s.io/v1", "EndpointSlice") => Some(Kind::EndpointSlice),
+            ("networking.k8s.io/v1", "ServiceCIDR") => Some(Kind::ServiceCidr),
             _ => None,
         }
     }
 
     /// Whether objects of this kind live in a namespace.
     pub fn is_namespaced(self) -> bool {
-        matches!(self, Kind::Pod)
+        matches!(self, Kind::Pod | Kind::Service | Kind::EndpointSlice)
     }
 }
 
@@ -44,13 +60,16 @@ pub struct ObjectKey {
     pub name: String,
 }
 
+impl ObjectKey {
+    /// "namespace/name", or only the name where the kind has no namespace.
+    pub fn path(&self) -> String {
+        if self.namespace.is_empty() { self.name.clone() } else { format!("{}/{}", self.namespace, self.name) }
+    }
+}
+
 impl fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} ", self.kind)?;
-        if !self.namespace.is_empty() {
-            write!(f, "{}/", self.namespace)?;
-        }
-        f.write_str(&self.name)
+        write!(f, "{:?} {}", self.kind, self.path())
     }
 }
 
@@ -166,6 +185,12 @@ pub enum Object {
     Namespace(Namespace),
     /// A Pod.
     Pod(Pod),
+    /// A Service.
+    Service(Box<Service>),
+    /// An EndpointSlice.
+    EndpointSlice(EndpointSlice),
+    /// A ServiceCIDR.
+    ServiceCidr(ServiceCidr),
 }
 
 impl Object {
@@ -175,6 +200,9 @@ impl Object {
             Object::Node(_) => Kind::Node,
             Object::Namespace(_) => Kind::Namespace,
             Object::Pod(_) => Kind::Pod,
+            Object::Service(_) => Kind::Service,
+            Object::EndpointSlice(_) => Kind::EndpointSlice,
+            Object::ServiceCidr(_) => Kind::ServiceCidr,
         }
     }
 
@@ -184,6 +212,9 @@ impl Object {
             Object::Node(node) => &node.metadata,
             Object::Namespace(namespace) => &namespace.metadata,
             Object::Pod(pod) => &pod.metadata,
+            Object::Service(service) => &service.metadata,
+            Object::EndpointSlice(slice) => &slice.metadata,
+            Object::ServiceCidr(cidr) => &cidr.metadata,
         }
     }
 

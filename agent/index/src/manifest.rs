@@ -1,13 +1,18 @@
 //! Objects from the text of a manifest: YAML with any number of documents, or JSON (which YAML contains), each
 //! document one object or a list of objects.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::marker::PhantomData;
 
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 use serde_saphyr::{Options, Spanned};
 
-use crate::k8s::{Kind, Metadata, Namespace, Node, NodeSpec, NodeStatus, Object, Pod, PodSpec, PodStatus};
+use crate::k8s::{
+    EndpointSlice, Kind, Metadata, Namespace, Node, NodeSpec, NodeStatus, Object, Pod, PodSpec, PodStatus, Service,
+    ServiceCidr, ServiceCidrSpec, ServiceSpec, ServiceStatus, SliceEndpoint, SlicePort,
+};
 
 /// What a manifest holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -117,10 +122,68 @@ enum Entry {
 struct Unread {
     stated: Type,
     metadata: Metadata,
+    parts: Parts,
+    /// Fields that came before the kind, by name.
+    early: BTreeMap<String, Value>,
+}
+
+/// The fields of all kinds that are read beside `metadata`.
+#[derive(Default)]
+struct Parts {
     node: (NodeSpec, NodeStatus),
     pod: (PodSpec, PodStatus),
-    spec: Value,
-    status: Value,
+    service: Box<(ServiceSpec, ServiceStatus)>,
+    service_cidr: ServiceCidrSpec,
+    address_type: String,
+    endpoints: Vec<SliceEndpoint>,
+    ports: Vec<SlicePort>,
+}
+
+impl Parts {
+    /// Reads a field with `reader`; `None`: the kind has no use for it, and it was not read.
+    fn field<R: Reader>(&mut self, kind: Kind, name: &str, reader: R) -> Option<Result<(), R::Error>> {
+        Some(match (kind, name) {
+            (Kind::Node, "spec") => reader.read(&mut self.node.0),
+            (Kind::Node, "status") => reader.read(&mut self.node.1),
+            (Kind::Pod, "spec") => reader.read(&mut self.pod.0),
+            (Kind::Pod, "status") => reader.read(&mut self.pod.1),
+            (Kind::Service, "spec") => reader.read(&mut self.service.0),
+            (Kind::Service, "status") => reader.read(&mut self.service.1),
+            (Kind::ServiceCidr, "spec") => reader.read(&mut self.service_cidr),
+            (Kind::EndpointSlice, "addressType") => reader.read(&mut self.address_type),
+            (Kind::EndpointSlice, "endpoints") => reader.read(&mut self.endpoints),
+            (Kind::EndpointSlice, "ports") => reader.read(&mut self.ports),
+            _ => return None,
+        })
+    }
+}
+
+/// A value that is not read yet; `null` reads as what is not stated.
+trait Reader {
+    type Error;
+    fn read<T: de::DeserializeOwned + Default>(self, into: &mut T) -> Result<(), Self::Error>;
+}
+
+/// The next value of a map.
+struct Next<'a, 'de, A>(&'a mut A, PhantomData<&'de ()>);
+
+impl<'de, A: MapAccess<'de>> Reader for Next<'_, 'de, A> {
+    type Error = A::Error;
+    fn read<T: de::DeserializeOwned + Default>(self, into: &mut T) -> Result<(), A::Error> {
+        *into = optional(self.0)?;
+        Ok(())
+    }
+}
+
+/// A value that was kept until the kind was known.
+struct Kept(Value);
+
+impl Reader for Kept {
+    type Error = serde_json::Error;
+    fn read<T: de::DeserializeOwned + Default>(self, into: &mut T) -> Result<(), serde_json::Error> {
+        *into = serde_json::from_value::<Option<T>>(self.0)?.unwrap_or_default();
+        Ok(())
+    }
 }
 
 impl Unread {
@@ -140,32 +203,28 @@ impl Unread {
     }
 
     fn object(self, kind: Kind) -> Result<Object, String> {
-        let Unread { metadata, mut node, mut pod, .. } = self;
+        let Unread { metadata, mut parts, early, .. } = self;
         if metadata.name.is_empty() {
             return Err(format!("a {kind:?} without \"metadata.name\""));
         }
-        match kind {
-            Kind::Node => {
-                late("spec", self.spec, &mut node.0)?;
-                late("status", self.status, &mut node.1)?;
-                Ok(Object::Node(Node { metadata, spec: node.0, status: node.1 }))
-            }
-            Kind::Pod => {
-                late("spec", self.spec, &mut pod.0)?;
-                late("status", self.status, &mut pod.1)?;
-                Ok(Object::Pod(Pod { metadata, spec: pod.0, status: pod.1 }))
-            }
-            Kind::Namespace => Ok(Object::Namespace(Namespace { metadata })),
+        for (name, value) in early {
+            parts.field(kind, &name, Kept(value)).transpose().map_err(|e| format!("{name}: {e}"))?;
         }
+        Ok(match kind {
+            Kind::Node => Object::Node(Node { metadata, spec: parts.node.0, status: parts.node.1 }),
+            Kind::Pod => Object::Pod(Pod { metadata, spec: parts.pod.0, status: parts.pod.1 }),
+            Kind::Namespace => Object::Namespace(Namespace { metadata }),
+            Kind::Service => {
+                let (spec, status) = *parts.service;
+                Object::Service(Box::new(Service { metadata, spec, status }))
+            }
+            Kind::EndpointSlice => {
+                let Parts { address_type, endpoints, ports, .. } = parts;
+                Object::EndpointSlice(EndpointSlice { metadata, address_type, endpoints, ports })
+            }
+            Kind::ServiceCidr => Object::ServiceCidr(ServiceCidr { metadata, spec: parts.service_cidr }),
+        })
     }
-}
-
-/// Reads a part that was kept until the kind was known.
-fn late<T: de::DeserializeOwned>(name: &str, value: Value, into: &mut T) -> Result<(), String> {
-    if !value.is_null() {
-        *into = serde_json::from_value(value).map_err(|e| format!("{name}: {e}"))?;
-    }
-    Ok(())
 }
 
 impl<'de> Deserialize<'de> for Entry {
@@ -221,15 +280,14 @@ impl Unread {
             ("apiVersion", _) => self.stated.api_version = map.next_value()?,
             ("kind", _) => self.stated.kind = map.next_value()?,
             ("metadata", _) => self.metadata = optional(map)?,
-            ("spec", Some(Kind::Node)) => self.node.0 = optional(map)?,
-            ("status", Some(Kind::Node)) => self.node.1 = optional(map)?,
-            ("spec", Some(Kind::Pod)) => self.pod.0 = optional(map)?,
-            ("status", Some(Kind::Pod)) => self.pod.1 = optional(map)?,
-            ("spec", None) if !stated => self.spec = map.next_value()?,
-            ("status", None) if !stated => self.status = map.next_value()?,
-            _ => {
-                map.next_value::<IgnoredAny>()?;
+            (_, Some(kind)) => match self.parts.field(kind, key, Next(map, PhantomData)) {
+                Some(read) => read?,
+                None => drop(map.next_value::<IgnoredAny>()?),
+            },
+            ("spec" | "status" | "addressType" | "endpoints" | "ports", None) if !stated => {
+                self.early.insert(key.to_owned(), map.next_value()?);
             }
+            _ => drop(map.next_value::<IgnoredAny>()?),
         }
         Ok(())
     }

@@ -62,6 +62,10 @@ pub struct NodeFacts {
     pub vtep: IpAddr,
     /// All its InternalIPs, sorted. ExternalIPs are often translated on the way and are not the node's own.
     pub addresses: Vec<IpAddr>,
+    /// The first InternalIP of each family.
+    pub primary: Vec<IpAddr>,
+    /// Its zone (label `topology.kubernetes.io/zone`); empty where it has none.
+    pub zone: String,
     /// Its pods' ranges, at most one of each family, IPv4 first; empty while no controller has given it any.
     pub pod_cidrs: Vec<IpNet>,
     /// Who keeps what two nodes claim: the older one (RFC 3339 text; later than all where it is not stated).
@@ -70,6 +74,8 @@ pub struct NodeFacts {
 
 /// The least room of a range, in bits: the network, the node's own address, one pod (and IPv4's broadcast).
 const MIN_HOST_BITS: u8 = 2;
+/// The label of a node's zone.
+const ZONE: &str = "topology.kubernetes.io/zone";
 /// The longest name, in bytes (a DNS subdomain, RFC 1123).
 const MAX_NAME: usize = 253;
 
@@ -88,6 +94,8 @@ impl NodeFacts {
                  add one, or choose the other family for the whole cluster (--underlay)"
             )
         })?;
+        let first = |family: Family| listed.iter().copied().find(|address| family.has(*address));
+        let primary = [Family::Ipv4, Family::Ipv6].into_iter().filter_map(first).collect();
         let mut addresses = listed;
         addresses.sort_unstable();
         addresses.dedup();
@@ -98,7 +106,8 @@ impl NodeFacts {
         }
         // "~" sorts behind every digit.
         let created = node.metadata.creation_timestamp.clone().unwrap_or_else(|| "~".into());
-        Ok(NodeFacts { vtep, addresses, pod_cidrs, created })
+        let zone = node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE)).cloned().unwrap_or_default();
+        Ok(NodeFacts { vtep, addresses, primary, zone, pod_cidrs, created })
     }
 }
 

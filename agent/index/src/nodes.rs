@@ -75,6 +75,15 @@ impl Resolved {
         net.contains(&address).then_some((*net, owner))
     }
 
+    /// What of pods or nodes lies within or around `net`.
+    pub(crate) fn within(&self, net: &IpNet) -> Option<String> {
+        if let Some((range, owner)) = self.overlap(net) {
+            return Some(format!("{range}, or a part of it: the pods' range of node {owner}"));
+        }
+        let (address, owner) = self.addresses.range(net.network()..=net.broadcast()).next()?;
+        Some(format!("{address}, an address of node {owner}"))
+    }
+
     fn admit(&mut self, name: &str, facts: &NodeFacts) -> Result<(), String> {
         // One node is this one, the others are peers.
         if self.nodes.len() > MAX_PEERS {

@@ -77,7 +77,7 @@ impl Node {
 
     fn agent(&self) -> Agent {
         let options = Options {
-            settings: Settings { node: "n1".into(), underlay: Family::Ipv4, vni: 100 },
+            settings: Settings::new("n1", Family::Ipv4, 100),
             source: self.path("objects"),
             run_dir: self.path("run"),
             state_dir: self.path("state"),

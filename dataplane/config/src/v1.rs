@@ -317,4 +317,4 @@ pub enum PortKind {
 
 mod split;
 
-pub use split::{TooLarge, upsert};
+pub use split::{TooLarge, fits, upsert};

@@ -5,7 +5,7 @@ use super::*;
 use crate::k8s::{Metadata, Node, NodeAddress, NodeSpec, NodeStatus};
 
 fn settings() -> Settings {
-    Settings { node: "n0".into(), underlay: Family::Ipv4, vni: 100 }
+    Settings::new("n0", Family::Ipv4, 100)
 }
 
 fn index() -> Index {
@@ -250,7 +250,7 @@ fn interleave(events: &[Event], picks: &[prop::sample::Index]) -> Vec<Event> {
     order
 }
 
-fn apply_all(state: &State, changes: &Changes, generation: u64, full: bool) -> State {
+pub(crate) fn apply_all(state: &State, changes: &Changes, generation: u64, full: bool) -> State {
     let mut assembler = Assembler::default();
     assembler.message(v1::ToDataplane::Begin { generation, full }).unwrap();
     for (key, object) in changes {

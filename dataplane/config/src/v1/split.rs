@@ -22,14 +22,11 @@ pub struct TooLarge {
 /// it has tens of thousands of ranges of sources.
 pub fn upsert(object: Object) -> Result<Vec<ToDataplane>, TooLarge> {
     let Object::Service(Service { name, ports }) = object else { return Ok(vec![ToDataplane::Upsert(object)]) };
-    let room = MAX_MESSAGE.saturating_sub(ENVELOPE + name.len());
+    let room = room(&name);
     let mut parts = vec![Vec::new()];
     let mut used = 0;
     for port in ports {
-        let bytes = encoded(&port);
-        if bytes > room {
-            return Err(TooLarge { port: port.name, bytes });
-        }
+        let bytes = fit(&port, room)?;
         if used + bytes > room {
             parts.push(Vec::new());
             used = 0;
@@ -40,6 +37,24 @@ pub fn upsert(object: Object) -> Result<Vec<ToDataplane>, TooLarge> {
     let mut services = parts.into_iter().map(|ports| Service { name: name.clone(), ports });
     let first = services.next().map(|service| ToDataplane::Upsert(Object::Service(service)));
     Ok(first.into_iter().chain(services.map(ToDataplane::Extend)).collect())
+}
+
+/// Whether [`upsert`] can make the messages of a Service.
+///
+/// # Errors
+/// As [`upsert`].
+pub fn fits(service: &Service) -> Result<(), TooLarge> {
+    let room = room(&service.name);
+    service.ports.iter().try_for_each(|port| fit(port, room).map(drop))
+}
+
+fn room(name: &str) -> usize {
+    MAX_MESSAGE.saturating_sub(ENVELOPE + name.len())
+}
+
+fn fit(port: &ServicePort, room: usize) -> Result<usize, TooLarge> {
+    let bytes = encoded(port);
+    if bytes > room { Err(TooLarge { port: port.name.clone(), bytes }) } else { Ok(bytes) }
 }
 
 /// The encoded length of a port, in bytes, at most.
