@@ -206,6 +206,10 @@ impl<B: PacketBuf> Engine<B> {
         all.into_iter().flatten().reduce(|a, b| if reached(b, a) { a } else { b })
     }
 
+    pub(crate) fn flows_mut(&mut self) -> &mut Flows {
+        &mut self.state.flows
+    }
+
     /// How full the tables are.
     pub fn gauges(&self) -> Gauges {
         let st = &self.state;

@@ -100,11 +100,23 @@ impl Flows {
         now: Millis,
     ) -> Result<Flows, FlowError> {
         let config = FlowConfig { capacity, seed, memory };
+        let tables = (FlowTable::new(config)?, FlowTable::new(config)?);
+        Ok(Flows::with_tables(me, tables, port_quota, seed, now))
+    }
+
+    /// Flows in these tables.
+    pub(crate) fn with_tables(
+        me: WorkerId,
+        (v4, v6): (FlowTable<V4>, FlowTable<V6>),
+        port_quota: u32,
+        seed: [u64; 2],
+        now: Millis,
+    ) -> Flows {
         let mut quota = Quota::new(port_quota);
         // What the node itself opens is bounded by the table alone.
         quota.set_limit(PortId::HOST, u32::MAX);
         let secret = [!seed[0], seed[1].rotate_left(17)];
-        Ok(Flows { me, v4: Part::new(config, now)?, v6: Part::new(config, now)?, quota, secret, drawn: 0 })
+        Flows { me, v4: Part::new(v4, now), v6: Part::new(v6, now), quota, secret, drawn: 0 }
     }
 
     #[inline]
@@ -190,11 +202,10 @@ impl<A: Addr> Part<A>
 where
     Entry<A>: Pod,
 {
-    fn new(config: FlowConfig, now: Millis) -> Result<Self, FlowError> {
-        let table = FlowTable::new(config)?;
+    fn new(table: FlowTable<A>, now: Millis) -> Self {
         // Slots count from 1.
-        let wheel = Wheel::new(config.capacity + 1, BUCKET_BITS, TICK_SHIFT, now);
-        Ok(Part { table, wheel })
+        let wheel = Wheel::new(table.capacity() + 1, BUCKET_BITS, TICK_SHIFT, now);
+        Part { table, wheel }
     }
 
     /// Inserts the initiator's half.

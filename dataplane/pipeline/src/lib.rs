@@ -19,6 +19,7 @@ mod owner;
 pub mod pass;
 mod pending;
 mod pmtu;
+pub mod resume;
 mod revalidate;
 #[cfg(feature = "testing")]
 pub mod sim;

@@ -33,8 +33,9 @@ impl Snapshot {
             return Err(SnapshotError::Workers(config.workers));
         }
         let generation = previous.map_or(1, |p| p.generation + 1);
-        // One seed for all snapshots: the owner of a packet must not depend on which one a worker holds.
-        let seed = previous.map_or(config.seed, |p| p.seed);
+        // One seed for all snapshots: the owner of a packet must not depend on which one a worker holds. Before the node
+        // is known no packet has an owner.
+        let seed = previous.filter(|p| p.local.is_some()).map_or(config.seed, |p| p.seed);
         let changed = match previous {
             Some(previous) => Arc::clone(&previous.changed),
             None => Arc::new(ChangedCells::new(config.seed)),

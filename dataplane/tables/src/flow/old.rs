@@ -103,6 +103,13 @@ impl Adopted {
         }
     }
 
+    /// These and those of `other`.
+    #[must_use]
+    pub fn and(self, other: Adopted) -> Adopted {
+        let rejected = std::array::from_fn(|i| self.rejected[i] + other.rejected[i]);
+        Adopted { taken: self.taken + other.taken, rejected }
+    }
+
     /// How many were rejected for a reason.
     pub fn rejected(&self, reason: Rejected) -> u64 {
         self.rejected[reason as usize]
