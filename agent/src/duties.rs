@@ -4,6 +4,7 @@
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -30,6 +31,27 @@ pub const GONE: Duration = Duration::from_secs(3);
 /// How often the watching thread looks whether anybody still needs it.
 const TICK_MS: u16 = 500;
 
+/// Whether the node's routes to pods are in place, as its duties saw them last.
+#[derive(Clone, Debug, Default)]
+pub struct Placed(Arc<AtomicBool>);
+
+impl Placed {
+    /// For an agent that does not look after routes: nobody waits for them.
+    pub fn unattended() -> Placed {
+        Placed(Arc::new(AtomicBool::new(true)))
+    }
+
+    /// Why the node does not reach pods yet.
+    pub fn obstacle(&self) -> Option<String> {
+        let missing = || "the node's routes to pods are not in place yet".to_owned();
+        (!self.0.load(Ordering::Relaxed)).then(missing)
+    }
+
+    fn set(&self, placed: bool) {
+        self.0.store(placed, Ordering::Relaxed);
+    }
+}
+
 /// The agent's duties on its node.
 pub struct Duties {
     /// Where the take-over record is.
@@ -42,6 +64,8 @@ pub struct Duties {
     pub observer: Observer,
     /// Where to say what does not work.
     pub trouble: Trouble,
+    /// Where to say whether the routes are in place.
+    pub placed: Placed,
 }
 
 impl Duties {
@@ -99,12 +123,16 @@ impl Duties {
             Ok(())
         });
         match done.await {
-            Ok(Ok(())) => drop(self.trouble.set(None)),
+            Ok(Ok(())) => {
+                self.trouble.set(None);
+                return self.placed.set(true);
+            }
             // No host port yet, or not any more.
             Ok(Err(e)) if e.is_not_found() => drop(self.trouble.set(None)),
             Ok(Err(e)) => self.report(format!("the node's routes to pods: {e}")),
             Err(e) => self.report(e.to_string()),
         }
+        self.placed.set(false);
     }
 
     /// Gives the uplink back; whether that is done.
@@ -143,6 +171,11 @@ impl Duties {
             tracing::error!("{trouble}");
         }
     }
+}
+
+/// Whether an agent listens in `run_dir`: it would make again what is removed.
+pub fn is_agent_listening(run_dir: &Path) -> bool {
+    std::os::unix::net::UnixStream::connect(run_dir.join(podplane_api::path::SOCKET)).is_ok()
 }
 
 /// Whether a dataplane listens in `run_dir`.

@@ -155,6 +155,12 @@ fn cleanup(run_dir: &std::path::Path, state_dir: &std::path::Path) -> anyhow::Re
     if duties::is_listening(run_dir) {
         bail!("a dataplane still listens at {}: stop it first", run_dir.join(publish::SOCKET).display());
     }
+    if duties::is_agent_listening(run_dir) {
+        bail!(
+            "an agent still listens at {}: stop it first, or it makes again what is removed",
+            run_dir.join(podplane_api::path::SOCKET).display()
+        );
+    }
     let mut netlink = Netlink::open()?;
     node_routes::remove_all(&mut netlink).context("cannot remove the node's routes to pods")?;
     let restored = takeover::restore(state_dir).context("cannot give the uplink back")?;

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::attachments::Attachments;
 use crate::desired::Desired;
-use crate::duties::Duties;
+use crate::duties::{Duties, Placed};
 use crate::host::HostLinks;
 use crate::ipam::Store;
 use crate::server::{self, Service};
@@ -69,10 +69,11 @@ pub async fn agent(
     })
     .with_context(|| format!("cannot watch {}", options.source.display()))?;
     let duties = Trouble::default();
+    let placed = if options.duties { Placed::default() } else { Placed::unattended() };
     if options.duties {
         let Options { state_dir, run_dir, .. } = options.clone();
-        let (desired, observer, trouble) = (desired.clone(), observer.clone(), duties.clone());
-        tokio::spawn(Duties { state_dir, run_dir, desired, observer, trouble }.run());
+        let (desired, observer, trouble, placed) = (desired.clone(), observer.clone(), duties.clone(), placed.clone());
+        tokio::spawn(Duties { state_dir, run_dir, desired, observer, trouble, placed }.run());
     }
     // Before the dataplane is told anything: running pods are named, dead ones are not.
     attachments.reconcile().await?;
@@ -85,7 +86,7 @@ pub async fn agent(
     });
 
     let node = options.settings.node.clone();
-    let status = Arc::new(Status { node, desired, observer, folder, store, duties });
+    let status = Arc::new(Status { node, desired, observer, folder, store, duties, placed });
     started();
     server::run(listener, Service { attachments, status }, stop).await.context("the server failed")
 }

@@ -7,6 +7,7 @@ use podplane_api::{AgentStatus, Generations};
 
 use crate::attachments::{Attachments, Refusal, refuse};
 use crate::desired::Desired;
+use crate::duties::Placed;
 use crate::ipam::Store;
 use crate::publish::Observer;
 use crate::source::folder::Folder;
@@ -25,6 +26,8 @@ pub struct Status {
     pub store: Arc<Store>,
     /// What the duties on the node's network could not do.
     pub duties: Trouble,
+    /// Whether the node reaches pods.
+    pub placed: Placed,
 }
 
 /// A trouble that one part reports and another shows.
@@ -51,7 +54,7 @@ impl Status {
     pub async fn now(&self, attachments: &Attachments) -> Result<AgentStatus, Refusal> {
         let ranges = self.desired.read(|index| index.local().map(|l| l.pod_cidrs.clone()).unwrap_or_default());
         let live = attachments.list().await?;
-        let obstacle = attachments.obstacle();
+        let obstacle = attachments.obstacle().or_else(|| self.placed.obstacle());
         let (connected, sent, applied) = self.observer.look(|p| (p.connected, p.sent, p.applied));
         let mut conditions: Vec<String> = obstacle.iter().cloned().collect();
         conditions.extend(self.folder.trouble());

@@ -86,6 +86,19 @@ fn killed_restarted_and_stopped() {
     let error = String::from_utf8_lossy(&other.stderr).into_owned();
     assert!(!other.status.success() && error.contains("another agent"), "{error}");
 
+    let [run_dir, state_dir] = ["run", "state"].map(|folder| node.path(folder));
+    let cleanup = run(Command::new(BINARY).arg("cleanup").args([
+        "--run-dir".as_ref(),
+        run_dir.as_os_str(),
+        "--state-dir".as_ref(),
+        state_dir.as_os_str(),
+    ]));
+    let error = String::from_utf8_lossy(&cleanup.stderr).into_owned();
+    assert!(
+        !cleanup.status.success() && error.contains("an agent still listens") && error.contains("stop it"),
+        "{error}"
+    );
+
     kill(Pid::from_raw(second.0.id() as i32), Signal::SIGTERM).unwrap();
     let ended = second.0.wait().unwrap();
     let mut log = String::new();

@@ -64,7 +64,7 @@ impl Space {
     }
 
     /// Runs `f` in the namespace with duties at work.
-    fn with_duties<F: Future<Output = ()>>(&self, f: impl FnOnce(Arc<Desired>) -> F + Send) {
+    fn with_duties<F: Future<Output = ()>>(&self, f: impl FnOnce(Arc<Desired>, Placed) -> F + Send) {
         let test = || {
             // Threads inherit the namespace of the one that makes them.
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -74,10 +74,17 @@ impl Space {
                 let observer = publish::start(&self.path(), desired.clone());
                 let (state_dir, run_dir) = (self.path(), self.path());
                 let trouble = Trouble::default();
-                let duties =
-                    Duties { state_dir, run_dir, desired: desired.clone(), observer, trouble: trouble.clone() };
+                let placed = Placed::default();
+                let duties = Duties {
+                    state_dir,
+                    run_dir,
+                    desired: desired.clone(),
+                    observer,
+                    trouble: trouble.clone(),
+                    placed: placed.clone(),
+                };
                 tokio::spawn(duties.run());
-                f(desired).await;
+                f(desired, placed).await;
                 assert_eq!(trouble.get(), None);
             });
             runtime.shutdown_timeout(Duration::from_millis(100));
@@ -94,7 +101,9 @@ fn apply(desired: &Desired, name: &str, address: &str, cidrs: &str) -> Version {
 fn routes_follow_the_nodes_and_are_put_back() {
     let space = Space::new();
     let dataplane = Dataplane::start(&space.path(), 1500);
-    space.with_duties(async |desired| {
+    space.with_duties(async |desired, placed| {
+        sleep(Duration::from_millis(300)).await;
+        assert!(placed.obstacle().is_some(), "nobody said yet which routes there are");
         apply(&desired, "n1", "192.0.2.1", "10.0.1.0/24");
         apply(&desired, "n2", "192.0.2.2", "10.0.2.0/24, \"fd00:2::/64\"");
         let has = |prefix: &'static str| {
@@ -105,8 +114,8 @@ fn routes_follow_the_nodes_and_are_put_back() {
                     && route.contains("mtu 1450")
             }
         };
-        space.until("own range", has("10.0.1.0/24")).await;
-        space.until("the peer's range", has("10.0.2.0/24")).await;
+        space.until("said to be in place", |_| placed.obstacle().is_none()).await;
+        assert!(has("10.0.1.0/24")(&space) && has("10.0.2.0/24")(&space), "they are when it is said");
         // This node said nothing of an IPv6 address of its own.
         assert_eq!(space.ip("-6 route show fd00:2::/64"), "");
         let gateway = |space: &Space| {
@@ -138,7 +147,7 @@ fn the_uplink_is_given_back_once_the_dataplane_has_been_gone() {
     };
     let dataplane = Dataplane::start(&space.path(), 1500);
     let mut dataplane = Some(dataplane);
-    space.with_duties(async |desired| {
+    space.with_duties(async |desired, _| {
         apply(&desired, "n1", "192.0.2.1", "10.0.1.0/24");
         // Longer than the record is fresh.
         sleep(GONE + Duration::from_millis(500)).await;

@@ -6,7 +6,7 @@
 
 mod progress;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use podplane_config::link::{self, AgentLink, Facts, Keeper, LinkError};
-use podplane_config::v1::{self, FromDataplane, Key, ToDataplane};
+use podplane_config::v1::{self, EndpointFailure, FromDataplane, Key, ToDataplane};
 use podplane_index::Changes;
 use podplane_shm_ring::ring::PushError;
 use tokio::io::Interest;
@@ -275,6 +275,12 @@ impl Publisher {
     ) -> Result<(), LinkError> {
         let (FromDataplane::Applied { generation, .. } | FromDataplane::Refused { generation, .. }) = &answer;
         let Some(sent) = underway.take_if(|underway| underway.generation == *generation) else {
+            if let FromDataplane::Applied { generation, failed } = &answer
+                && *generation == self.progress.borrow().applied
+            {
+                self.devices_changed(failed);
+                return Ok(());
+            }
             return Err(LinkError::Protocol(format!("an answer to generation {generation}, which is not under way")));
         };
         match answer {
@@ -302,6 +308,14 @@ impl Publisher {
             }
         }
         Ok(())
+    }
+
+    /// What is in force was said again: devices came or went under it, and all that are missing now are named.
+    fn devices_changed(&self, failed: &[EndpointFailure]) {
+        let named = |failure: &EndpointFailure| (failure.id.clone(), failure.reason.clone());
+        let failed: BTreeMap<_, _> = failed.iter().map(named).collect();
+        tracing::info!(missing = failed.len(), "devices of endpoints came or went");
+        self.progress.send_modify(|progress| progress.failed = failed);
     }
 }
 
