@@ -1,4 +1,9 @@
-//! How many flows each local port may have, so that one pod cannot fill a worker's table.
+//! How many flows each local port may have, so that neither one pod nor some together can fill a worker's table.
+//!
+//! - A port has at most its limit, whatever is free: one flood leaves the others the rest.
+//! - Where a table is [scarce](crate::flow::FlowTable::is_scarce), a port gets another flow only while it has fewer than
+//!   its sure share: several floods together leave this reserve to those that have little. Flows that exist are never
+//!   taken away.
 
 use podplane_packet::id::PortId;
 use thiserror::Error;
@@ -13,6 +18,11 @@ pub struct QuotaExceeded {
     pub limit: u32,
 }
 
+/// The sure share is one over this of a port's limit.
+const SURE_PART: u32 = 64;
+/// The least sure share: enough for name lookups, probes and some connections.
+const SURE_LEAST: u32 = 32;
+
 /// Live flows by local port, of both families of one worker.
 #[derive(Debug)]
 pub struct Quota {
@@ -24,6 +34,14 @@ pub struct Quota {
 struct Account {
     used: u32,
     limit: u32,
+}
+
+impl Account {
+    /// How many flows the port may have now.
+    #[inline]
+    fn now(&self, scarce: bool) -> u32 {
+        if scarce { (self.limit / SURE_PART).max(SURE_LEAST).min(self.limit) } else { self.limit }
+    }
 }
 
 impl Quota {
@@ -44,18 +62,19 @@ impl Quota {
         self.ports.get(port.index()).map_or(0, |a| a.used)
     }
 
-    /// Charges one flow to a port.
+    /// Charges one flow to a port; `scarce`: there are few places left in its table.
     ///
     /// # Errors
     /// [`QuotaExceeded`]; always for a port beyond [`PortId::MAX`].
     #[inline]
-    pub fn charge(&mut self, port: PortId) -> Result<(), QuotaExceeded> {
+    pub fn charge(&mut self, port: PortId, scarce: bool) -> Result<(), QuotaExceeded> {
+        let limit = self.ports.get(port.index()).map_or(self.default_limit, |account| account.now(scarce));
         match self.ports.get_mut(port.index()) {
-            Some(account) if account.used < account.limit => {
+            Some(account) if account.used < limit => {
                 account.used += 1;
                 Ok(())
             }
-            account => Err(QuotaExceeded { port, limit: account.map_or(self.default_limit, |a| a.limit) }),
+            _ => Err(QuotaExceeded { port, limit }),
         }
     }
 
@@ -76,16 +95,30 @@ mod tests {
     fn each_port_has_its_own_limit() {
         let (a, b) = (PortId(2), PortId(3));
         let mut quota = Quota::new(2);
-        quota.charge(a).unwrap();
-        quota.charge(a).unwrap();
-        assert_eq!(quota.charge(a), Err(QuotaExceeded { port: a, limit: 2 }));
-        quota.charge(b).unwrap();
+        quota.charge(a, false).unwrap();
+        quota.charge(a, false).unwrap();
+        assert_eq!(quota.charge(a, false), Err(QuotaExceeded { port: a, limit: 2 }));
+        quota.charge(b, false).unwrap();
         quota.release(a);
-        quota.charge(a).unwrap();
+        quota.charge(a, false).unwrap();
         quota.set_limit(a, 1);
         assert_eq!(quota.used(a), 2, "flows beyond a lowered limit stay");
         quota.release(a);
-        assert!(quota.charge(a).is_err());
-        assert!(quota.charge(PortId(u16::MAX)).is_err());
+        assert!(quota.charge(a, false).is_err());
+        assert!(quota.charge(PortId(u16::MAX), false).is_err());
+    }
+
+    #[test]
+    fn where_places_are_few_everybody_has_a_sure_share() {
+        let (much, little) = (PortId(2), PortId(3));
+        let mut quota = Quota::new(6400);
+        (0..200).for_each(|_| quota.charge(much, false).unwrap());
+        assert_eq!(quota.charge(much, true), Err(QuotaExceeded { port: much, limit: 100 }));
+        (0..100).for_each(|_| quota.charge(little, true).unwrap());
+        assert!(quota.charge(little, true).is_err());
+        quota.charge(little, false).unwrap();
+        let mut quota = Quota::new(10);
+        (0..10).for_each(|_| quota.charge(little, true).unwrap());
+        assert!(quota.charge(little, true).is_err(), "a sure share is not more than the limit");
     }
 }

@@ -20,6 +20,8 @@ const WAYS: usize = 12;
 const WAYS_MASK: u16 = (1 << WAYS) - 1;
 /// Lines per entries: when the table is full seven of ten places are taken, so that 8 % of the lines are passed by.
 const FILL: (usize, usize) = (3, 25);
+/// The part of a table that is kept for ports with few flows is one over this.
+const RESERVE: usize = 8;
 /// The most keys that [`FlowTable::find_bulk`] takes.
 const BULK: usize = 32;
 
@@ -104,6 +106,12 @@ impl<A: Addr> FlowTable<A> {
     /// How many slots are in use: live ones, and retired ones that wait for an acknowledgement.
     pub fn len(&self) -> usize {
         self.used as usize
+    }
+
+    /// Whether less than an eighth of the slots are free: kept for ports that have little, see [`Quota`].
+    #[inline]
+    pub fn is_scarce(&self) -> bool {
+        self.capacity() - self.len() < self.capacity() / RESERVE
     }
 
     /// Whether no slot is in use.
@@ -211,7 +219,7 @@ impl<A: Addr> FlowTable<A> {
         let Some(slot) = Slot::from_index(index).filter(|s| (s.index() as usize) < self.entries.len()) else {
             return Err(InsertError::Full);
         };
-        quota.charge(half.local_port).map_err(|_| InsertError::Quota)?;
+        quota.charge(half.local_port, self.is_scarce()).map_err(|_| InsertError::Quota)?;
         if self.free != 0 {
             self.free = self.entries[index as usize].peer_index;
         } else {
@@ -236,7 +244,7 @@ impl<A: Addr> FlowTable<A> {
         if self.entries.get(at.index() as usize).is_none_or(|e| e.state() != EntryState::Free) {
             return Err(InsertError::Full);
         }
-        quota.charge(half.local_port).map_err(|_| InsertError::Quota)?;
+        quota.charge(half.local_port, false).map_err(|_| InsertError::Quota)?;
         let entry = &mut self.entries[at.index() as usize];
         entry.write(half);
         entry.sequence = sequence;
@@ -331,7 +339,7 @@ impl<A: Addr> FlowTable<A> {
         let entry = &mut self.entries[slot.index() as usize];
         assert!(entry.state() == EntryState::Live && entry.key() == &half.key, "replace keeps a live entry's key");
         if entry.local_port() != half.local_port {
-            quota.charge(half.local_port).map_err(|_| InsertError::Quota)?;
+            quota.charge(half.local_port, false).map_err(|_| InsertError::Quota)?;
             quota.release(entry.local_port());
         }
         entry.write(half);
