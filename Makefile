@@ -39,6 +39,7 @@ lint: deps
 # The lock-free parts under every interleaving that the model checker finds.
 loom: deps
 	RUSTFLAGS='--cfg loom' LOOM_MAX_PREEMPTIONS=3 $(CARGO) test --release --target-dir target/loom -p podplane-shm-ring --lib ring
+	RUSTFLAGS='--cfg loom' LOOM_MAX_PREEMPTIONS=3 $(CARGO) test --release --target-dir target/loom -p podplane-sleeper --lib
 
 test: lint loom
 	$(CARGO) build --workspace --bins

@@ -90,7 +90,7 @@ fn holder(name: &[u8]) -> Result<(), NotAlone> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -33,7 +33,7 @@ pub fn millis(nanos: u64) -> Millis {
     (nanos / 1_000_000) as Millis
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

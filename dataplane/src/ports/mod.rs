@@ -22,7 +22,7 @@ mod split;
 pub mod afpacket;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use buffers::{Buffers, PoolSizes, Pools};
 pub use error::OpenError;

@@ -12,6 +12,8 @@ use super::Pkt;
 pub struct TxQueue {
     packets: VecDeque<Pkt>,
     bytes: usize,
+    /// Segments behind the packets' first ones.
+    chained: usize,
     max_packets: usize,
     max_bytes: usize,
 }
@@ -30,7 +32,7 @@ impl TxQueue {
 
     /// An empty queue. The limit in bytes is checked before a packet is added, so one packet always fits.
     pub fn new(max_packets: usize, max_bytes: usize) -> TxQueue {
-        TxQueue { packets: VecDeque::with_capacity(max_packets), bytes: 0, max_packets, max_bytes }
+        TxQueue { packets: VecDeque::with_capacity(max_packets), bytes: 0, chained: 0, max_packets, max_bytes }
     }
 
     /// Adds a packet at the back.
@@ -43,6 +45,7 @@ impl TxQueue {
             return Err(pkt);
         }
         self.bytes += pkt.len();
+        self.chained += pkt.segment_count() - 1;
         self.packets.push_back(pkt);
         Ok(())
     }
@@ -52,6 +55,15 @@ impl TxQueue {
     pub fn pop(&mut self) -> Option<Pkt> {
         let pkt = self.packets.pop_front()?;
         self.bytes -= pkt.len();
+        self.chained -= pkt.segment_count() - 1;
+        Some(pkt)
+    }
+
+    /// Takes the packet at the back, if it is not the one at the front too: a driver may be in the middle of that.
+    pub fn pop_last(&mut self) -> Option<Pkt> {
+        let pkt = if self.packets.len() > 1 { self.packets.pop_back()? } else { return None };
+        self.bytes -= pkt.len();
+        self.chained -= pkt.segment_count() - 1;
         Some(pkt)
     }
 
@@ -61,7 +73,7 @@ impl TxQueue {
         self.packets.get(index)
     }
 
-    /// The packet at `index` from the front, to be completed (its length must stay).
+    /// The packet at `index` from the front, to be completed (its length and segments must stay).
     #[inline]
     pub(super) fn get_mut(&mut self, index: usize) -> Option<&mut Pkt> {
         self.packets.get_mut(index)
@@ -83,6 +95,12 @@ impl TxQueue {
     #[inline]
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// How many buffers the packets have beside their first ones.
+    #[inline]
+    pub fn chained(&self) -> usize {
+        self.chained
     }
 
     /// Whether a packet would be refused.

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::idle::Bell;
+use podplane_sleeper::Bell;
 
 /// An eventfd. Readable once it was rung, until it is hushed.
 #[derive(Debug)]

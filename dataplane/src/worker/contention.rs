@@ -53,7 +53,7 @@ fn runnable_in(loadavg: &[u8]) -> Option<u32> {
     str::from_utf8(number).ok()?.parse().ok()
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

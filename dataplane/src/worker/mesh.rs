@@ -10,7 +10,7 @@ use crossbeam_queue::ArrayQueue;
 use podplane_packet::id::WorkerId;
 
 use super::bell::EventBell;
-use super::idle::Sleeper;
+use podplane_sleeper::Sleeper;
 
 /// Memory in bytes that all queues of messages may take together; it bounds their length when workers are many.
 const HALVES_MEMORY: usize = 32 << 20;
@@ -181,5 +181,5 @@ impl<P, H> MeshEnd<P, H> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests;

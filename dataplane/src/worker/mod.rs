@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | [`idle`] | sleeping and waking, model-checked |
+//! | `backlog` | what waits for devices, and whom it may cost something |
 //! | [`mesh`] | the queues between workers |
 //! | [`message`] | control's orders |
 //! | [`shared`] | what workers, control and introspection share |
@@ -10,9 +10,9 @@
 //! | [`slot`] | one end of a port |
 //! | [`world`] | the pipeline's [`Env`](podplane_pipeline::Env) |
 
+mod backlog;
 pub mod bell;
 mod contention;
-pub mod idle;
 pub mod mesh;
 pub mod message;
 mod poller;
@@ -30,7 +30,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Cache};
 use podplane_packet::id::{PortId, WorkerId};
 use podplane_pipeline::counters::WorkerCounters;
-use podplane_pipeline::{DropReason, Engine, Millis, Snapshot};
+use podplane_pipeline::{Engine, Millis, Snapshot};
 
 use self::contention::Contention;
 use self::mesh::MeshEnd;
@@ -41,7 +41,6 @@ use self::slot::PortSlot;
 use self::world::{Handed, World};
 use crate::clock::millis;
 use crate::ports::{Buffers, Burst, Pkt};
-use podplane_packet::buf::PacketBuf;
 
 /// Orders of control handled in one turn.
 const ORDERS_PER_TURN: usize = 16;
@@ -51,8 +50,8 @@ const TURNS_BETWEEN_UPKEEP: u64 = 64;
 const SPIN: u64 = 50_000;
 /// How often ports without a descriptor are visited.
 const POLL_PERIOD: Duration = Duration::from_micros(500);
-/// After which a device that was full is tried again.
-const RETRY: Duration = Duration::from_micros(50);
+/// How often the worker looks whether a port may be read again.
+const LOOK: Duration = Duration::from_micros(500);
 /// How exactly the kernel keeps these times, in nanoseconds.
 const TIMER_SLACK: u64 = 10_000;
 
@@ -80,14 +79,6 @@ pub struct Worker {
     turns: u64,
 }
 
-/// What a turn came to.
-#[derive(Clone, Copy, Debug, Default)]
-struct Turn {
-    work: bool,
-    /// A device is full.
-    blocked: bool,
-}
-
 impl Worker {
     /// A worker without ports, to be run by a thread of its own.
     ///
@@ -109,7 +100,7 @@ impl Worker {
             generation: 0,
             engine,
             receiver: Receiver::new(shared.mesh.sleeper(me).bell())?,
-            world: World::new(mesh, bufs, counters),
+            world: World::new(mesh, bufs, counters, shared.seats.len()),
             handed: Burst::new(),
             received: Burst::new(),
             busy_poll,
@@ -126,28 +117,28 @@ impl Worker {
         let _ = nix::sys::prctl::set_timerslack(TIMER_SLACK);
         self.turn_began = self.shared.clock.nanos();
         while !self.shared.is_stopped() {
-            let turn = self.turn();
-            self.account(turn);
-            if !turn.work && !self.busy_poll {
-                self.rest(turn.blocked);
+            let worked = self.turn();
+            self.account(worked);
+            if !worked && !self.busy_poll {
+                self.rest();
             }
         }
     }
 
     /// One turn of the loop. The order matters: packets first, then the half-entries that were pushed before those
-    /// packets could be seen, then the packets' way through the pipeline.
-    fn turn(&mut self) -> Turn {
+    /// packets could be seen, then the packets' way through the pipeline. Whether there was work.
+    fn turn(&mut self) -> bool {
         let now = self.turn_began;
-        let mut turn = Turn { work: self.follow_control(), blocked: false };
+        let mut worked = self.follow_control();
         let Worker { snapshots, engine, world, receiver, handed, received, shared, me, .. } = self;
         let snapshot = &**snapshots.load();
-        world.now = millis(now);
+        (world.now, world.nanos) = (millis(now), now);
 
         receiver.receive(world, shared.mesh.sleeper(*me).bell(), received);
         let mut queued = false;
         take_handed(world, handed, &mut queued);
-        turn.work |= queued || !received.is_empty() || !handed.is_empty();
-        turn.work |= drain_halves(engine, world, snapshot, shared.seats.len());
+        worked |= queued || !received.is_empty() || !handed.is_empty();
+        worked |= drain_halves(engine, world, snapshot, shared.seats.len());
 
         // What was handed over has waited longer.
         engine.burst(snapshot, world, handed);
@@ -157,12 +148,12 @@ impl Worker {
         }
         // Others can work while the devices take our packets.
         world.mesh.ring();
-        if world.has_backlog() {
+        if !world.backlog.is_empty() {
             let sent = world.sent;
-            turn.blocked = world.flush();
-            turn.work |= world.sent != sent;
+            world.flush();
+            worked |= world.sent != sent;
         }
-        turn
+        worked
     }
 
     /// Takes the snapshot in force and control's orders. The snapshot first: its ports were sent before it.
@@ -197,10 +188,10 @@ impl Worker {
     }
 
     /// Counts a turn's time.
-    fn account(&mut self, turn: Turn) {
+    fn account(&mut self, worked: bool) {
         let now = self.shared.clock.nanos();
         let stats = &self.shared.seats[self.me.index()].stats;
-        if turn.work {
+        if worked {
             self.worked_at = now;
             add(&stats.busy_nanos, now.saturating_sub(self.turn_began));
         }
@@ -219,7 +210,7 @@ impl Worker {
     }
 
     /// Nothing was found: looks on for a while, then sleeps.
-    fn rest(&mut self, blocked: bool) {
+    fn rest(&mut self) {
         let now = self.turn_began;
         if now.saturating_sub(self.worked_at) < SPIN && !self.contention.is_contended(now) {
             std::hint::spin_loop();
@@ -239,13 +230,10 @@ impl Worker {
                 left => timeout = Some(Duration::from_millis(u64::from(left))),
             }
         }
-        if self.receiver.has_polled() {
-            timeout = Some(timeout.map_or(POLL_PERIOD, |t| t.min(POLL_PERIOD)));
-        }
-        if blocked || self.world.has_backlog() {
-            timeout = Some(RETRY);
-        }
-        self.sleep(timeout);
+        let polled = self.receiver.has_polled().then_some(POLL_PERIOD);
+        let held = self.receiver.holds_any().then_some(LOOK);
+        let full = self.world.backlog.next_try(&self.world.slots, now).map(Duration::from_nanos);
+        self.sleep([timeout, polled, held, full].into_iter().flatten().min());
     }
 
     fn sleep(&mut self, timeout: Option<Duration>) {
@@ -318,11 +306,7 @@ fn attach(world: &mut World, receiver: &mut Receiver, port: PortId, slot: Box<Po
 /// Takes a port out; what waited for its device is dropped by name.
 fn detach(world: &mut World, receiver: &mut Receiver, port: PortId) -> Option<Box<PortSlot>> {
     receiver.detach(port, world);
-    world.dirty.retain(|p| *p != port);
     let mut slot = world.slots.get_mut(port.index())?.take()?;
-    while let Some(pkt) = slot.queue.pop() {
-        world.counters.count_drop(pkt.meta().port, DropReason::PortDown);
-    }
-    slot.dirty = false;
+    world.backlog.forget(port, &mut slot, &world.counters);
     Some(slot)
 }

@@ -40,6 +40,13 @@ impl Poller {
         Ok(epoll::add(&self.epoll, fd, epoll::EventData::new_u64(u64::from(port.0)), epoll::EventFlags::IN)?)
     }
 
+    /// Listens to a port's descriptor or, for a while, not.
+    pub fn listen(&self, port: PortId, fd: impl AsFd, on: bool) {
+        let flags = if on { epoll::EventFlags::IN } else { epoll::EventFlags::empty() };
+        // Gone: whoever reads it next finds out.
+        let _ = epoll::modify(&self.epoll, fd, epoll::EventData::new_u64(u64::from(port.0)), flags);
+    }
+
     /// Forgets a descriptor.
     pub fn remove(&self, fd: impl AsFd) {
         // Not there any more: as wanted.

@@ -10,7 +10,7 @@ use podplane_packet::id::PortId;
 use super::bell::EventBell;
 use super::poller::Poller;
 use super::world::World;
-use crate::ports::{Burst, LinkState};
+use crate::ports::{Burst, LinkState, Pkt};
 
 /// While ports are ready, epoll is asked only every so many turns: a turn's work costs much more than a system call
 /// that says what is known.
@@ -23,6 +23,8 @@ pub(super) struct Receiver {
     ready: VecDeque<PortId>,
     /// Ports without a descriptor.
     polled: Vec<PortId>,
+    /// Ports that are not read for a while.
+    held: Vec<PortId>,
     turns: u32,
 }
 
@@ -32,6 +34,7 @@ impl Receiver {
             poller: Poller::new(bell)?,
             ready: VecDeque::with_capacity(PortId::MAX),
             polled: Vec::with_capacity(PortId::MAX),
+            held: Vec::with_capacity(PortId::MAX),
             turns: 0,
         })
     }
@@ -62,6 +65,7 @@ impl Receiver {
     pub(super) fn detach(&mut self, port: PortId, world: &mut World) {
         self.polled.retain(|p| *p != port);
         self.ready.retain(|p| *p != port);
+        self.held.retain(|p| *p != port);
         if let Some(slot) = world.slots[port.index()].as_deref_mut() {
             slot.ready = false;
             if let Some(fd) = slot.io.wait_fd().filter(|_| slot.io.polls_rx()) {
@@ -77,6 +81,9 @@ impl Receiver {
 
     /// Fills `burst` from the ports that have something, each in its turn. The order within a port is kept.
     pub(super) fn receive(&mut self, world: &mut World, bell: &EventBell, burst: &mut Burst) {
+        if !self.held.is_empty() {
+            self.release(world);
+        }
         for port in &self.polled {
             mark(&mut self.ready, world, *port);
         }
@@ -101,8 +108,16 @@ impl Receiver {
         if !self.ready.is_empty() && slot.owes() {
             return true;
         }
+        if world.backlog.holds_up(&mut world.slots, port, world.nanos) {
+            self.hold(port, world);
+            return false;
+        }
+        let Some(slot) = world.slots[port.index()].as_deref_mut() else { return false };
         let before = burst.len();
         let outcome = slot.io.rx(&mut world.bufs, burst, &world.counters);
+        if port == PortId::UPLINK {
+            burst[before..].iter_mut().for_each(untag);
+        }
         slot.charge(burst[before..].iter().map(PacketBuf::len).sum());
         if outcome.state == LinkState::Gone {
             // Its descriptor would be ready for ever.
@@ -118,6 +133,40 @@ impl Receiver {
         outcome.more
     }
 
+    /// Stops to read a port for a while.
+    #[cold]
+    fn hold(&mut self, port: PortId, world: &mut World) {
+        let Some(slot) = world.slots[port.index()].as_deref_mut() else { return };
+        (slot.ready, slot.held) = (false, true);
+        if let Some(fd) = slot.io.wait_fd().filter(|_| !slot.polled) {
+            self.poller.listen(port, fd, false);
+        }
+        self.held.push(port);
+    }
+
+    /// Reads on where nothing stands against it any more.
+    fn release(&mut self, world: &mut World) {
+        let Receiver { poller, ready, held, .. } = self;
+        held.retain(|port| {
+            if world.backlog.holds_up(&mut world.slots, *port, world.nanos) {
+                return true;
+            }
+            if let Some(slot) = world.slots[port.index()].as_deref_mut() {
+                slot.held = false;
+                if let Some(fd) = slot.io.wait_fd().filter(|_| !slot.polled) {
+                    poller.listen(*port, fd, true);
+                }
+            }
+            mark(ready, world, *port);
+            false
+        });
+    }
+
+    /// Whether some port is not read for a while.
+    pub(super) fn holds_any(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     /// Waits for the bell or a port for at most `timeout`.
     pub(super) fn wait(&mut self, timeout: Option<Duration>, world: &mut World, bell: &EventBell) {
         self.turns = 0;
@@ -131,12 +180,55 @@ impl Receiver {
     }
 }
 
+/// A tag of VLAN 0 gives a frame a priority and no VLAN (802.1Q, clause 6.9): it counts as untagged. Drivers leave the
+/// tag in the metadata, or where the device does not strip it in front of the EtherType.
+#[inline]
+fn untag(pkt: &mut Pkt) {
+    const VID: u16 = 0x0fff;
+    if pkt.meta().vlan.is_some_and(|tci| tci & VID == 0) {
+        pkt.meta_mut().vlan = None;
+    }
+    let head = pkt.head_mut();
+    if head.len() >= 18 && head[12..14] == [0x81, 0] && u16::from_be_bytes([head[14], head[15]]) & VID == 0 {
+        head.copy_within(..12, 4);
+        pkt.adj(4);
+        pkt.meta_mut().shift(-4);
+    }
+}
+
 fn mark(ready: &mut VecDeque<PortId>, world: &mut World, port: PortId) {
     if let Some(Some(slot)) = world.slots.get_mut(port.index())
         && !slot.ready
+        && !slot.held
         && !slot.gone
     {
         slot.ready = true;
         ready.push_back(port);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ports::tests::lab::pools;
+
+    fn frame(bytes: &[u8], vlan: Option<u16>) -> Pkt {
+        let mut pkt = Pkt::new(pools().small.alloc().unwrap());
+        assert!(pkt.append(bytes));
+        pkt.meta_mut().vlan = vlan;
+        untag(&mut pkt);
+        pkt
+    }
+
+    #[test]
+    fn a_tag_of_vlan_0_is_only_a_priority() {
+        let tagged = |tci: [u8; 2]| [&[1; 12][..], &[0x81, 0], &tci, &[8, 0, 0x45, 7]].concat();
+        let plain = [&[1; 12][..], &[8, 0, 0x45, 7]].concat();
+        assert_eq!(frame(&tagged([0xe0, 0]), None).head(), plain);
+        assert_eq!(frame(&tagged([0xe0, 5]), None).head(), tagged([0xe0, 5]), "VLAN 5 stays");
+        assert_eq!(frame(&plain, None).head(), plain);
+        assert_eq!(frame(&plain, Some(0x6000)).meta().vlan, None);
+        assert_eq!(frame(&plain, Some(0x6005)).meta().vlan, Some(0x6005));
+        assert_eq!(frame(&[1; 14], None).head().len(), 14);
     }
 }

@@ -10,11 +10,11 @@ use podplane_pipeline::counters::WorkerCounters;
 use podplane_pipeline::{HalfMsg, Snapshot};
 
 use super::bell::EventBell;
-use super::idle::Sleeper;
 use super::mesh::{Capacity, Mesh};
 use super::message::Lane;
 use super::world::Handed;
 use crate::clock::Clock;
+use podplane_sleeper::Sleeper;
 
 /// What one worker says of itself. Written by that worker alone.
 #[derive(Debug, Default)]

@@ -2,6 +2,7 @@
 
 use podplane_packet::id::WorkerId;
 
+use super::backlog::{Pace, Run};
 use crate::ports::{PortIo, TxQueue};
 
 /// Bytes that a port may receive in one visit before it owes the others a turn: four of the largest GSO frames. A pod
@@ -21,6 +22,12 @@ pub struct PortSlot {
     pub(super) ready: bool,
     /// Whether the port is on the list of those that have something to be sent.
     pub(super) dirty: bool,
+    /// How its device takes what waits for it.
+    pub(super) pace: Pace,
+    /// Where the packets that came in by it went.
+    pub(super) run: Run,
+    /// Whether it is not read for a while: see [`Run`].
+    pub(super) held: bool,
     /// Whether it must be visited by time: it receives and has nothing to wait on.
     pub(super) polled: bool,
     /// Whether the device has gone; it is not visited any more.
@@ -34,7 +41,19 @@ impl PortSlot {
     pub fn new(io: PortIo, via: Option<WorkerId>) -> Box<PortSlot> {
         let polled = io.polls_rx() && io.wait_fd().is_none();
         let queue = TxQueue::default();
-        Box::new(PortSlot { io, queue, via, ready: false, dirty: false, polled, gone: false, debt: 0 })
+        Box::new(PortSlot {
+            io,
+            queue,
+            via,
+            ready: false,
+            dirty: false,
+            pace: Pace::default(),
+            run: Run::default(),
+            held: false,
+            polled,
+            gone: false,
+            debt: 0,
+        })
     }
 
     /// Notes that a visit received `bytes`.

@@ -7,6 +7,7 @@ use podplane_packet::id::{PortId, WorkerId};
 use podplane_pipeline::counters::WorkerCounters;
 use podplane_pipeline::{DropReason, Env, HalfMsg, Millis, Pass};
 
+use super::backlog::Backlog;
 use super::mesh::MeshEnd;
 use super::slot::PortSlot;
 use crate::ports::{Buffers, Pkt};
@@ -24,9 +25,11 @@ pub enum Handed {
 #[derive(Debug)]
 pub struct World {
     pub(super) now: Millis,
+    /// The same in nanoseconds.
+    pub(super) nanos: u64,
     pub(super) slots: Box<[Option<Box<PortSlot>>]>,
-    /// Ports with something to be sent, in the order in which they got it.
-    pub(super) dirty: Vec<PortId>,
+    /// What waits for devices.
+    pub(super) backlog: Backlog,
     pub(super) mesh: MeshEnd<Handed, HalfMsg>,
     pub(super) bufs: Buffers,
     pub(super) counters: Arc<WorkerCounters>,
@@ -35,12 +38,18 @@ pub struct World {
 }
 
 impl World {
-    /// A world without ports.
-    pub(super) fn new(mesh: MeshEnd<Handed, HalfMsg>, bufs: Buffers, counters: Arc<WorkerCounters>) -> World {
+    /// A world without ports, for one of `workers` workers.
+    pub(super) fn new(
+        mesh: MeshEnd<Handed, HalfMsg>,
+        bufs: Buffers,
+        counters: Arc<WorkerCounters>,
+        workers: usize,
+    ) -> World {
         World {
             now: 0,
+            nanos: 0,
             slots: (0..PortId::MAX).map(|_| None).collect(),
-            dirty: Vec::with_capacity(PortId::MAX),
+            backlog: Backlog::new(&bufs, workers),
             mesh,
             bufs,
             counters,
@@ -51,41 +60,18 @@ impl World {
     /// Queues a finished packet on this worker's own end.
     #[inline]
     pub(super) fn enqueue(&mut self, port: PortId, pkt: Pkt) {
-        let Some(Some(slot)) = self.slots.get_mut(port.index()) else {
-            return self.counters.count_drop(pkt.meta().port, DropReason::PortDown);
-        };
-        if slot.gone {
-            return self.counters.count_drop(pkt.meta().port, DropReason::PortDown);
-        }
-        if let Err(pkt) = slot.queue.push(pkt) {
-            return self.counters.count_drop(pkt.meta().port, DropReason::TxQueueFull);
-        }
-        if !slot.dirty {
-            slot.dirty = true;
-            self.dirty.push(port);
+        let World { slots, backlog, counters, nanos, .. } = self;
+        match slots.get(port.index()) {
+            Some(Some(slot)) if !slot.gone => backlog.push(slots, port, pkt, *nanos, counters),
+            _ => counters.count_drop(pkt.meta().port, DropReason::PortDown),
         }
     }
 
-    /// Sends what is queued. `true`: a device is full and must be tried again soon.
+    /// Sends what waits and is due.
     #[inline]
-    pub(super) fn flush(&mut self) -> bool {
-        let World { slots, dirty, bufs, counters, sent, .. } = self;
-        let mut blocked = false;
-        dirty.retain(|port| {
-            let Some(slot) = slots[port.index()].as_deref_mut() else { return false };
-            let outcome = slot.io.tx(bufs, &mut slot.queue, counters);
-            *sent += u64::from(outcome.packets);
-            blocked |= outcome.blocked;
-            // A device that is full may hold packets that are out of the queue already.
-            slot.dirty = outcome.blocked || !slot.queue.is_empty();
-            slot.dirty
-        });
-        blocked
-    }
-
-    /// Whether something waits for a device.
-    pub(super) fn has_backlog(&self) -> bool {
-        !self.dirty.is_empty()
+    pub(super) fn flush(&mut self) {
+        let World { slots, backlog, bufs, counters, sent, nanos, .. } = self;
+        *sent += backlog.flush(slots, bufs, *nanos, counters);
     }
 }
 
@@ -107,6 +93,7 @@ impl Env for World {
         match self.slots.get(port.index()) {
             Some(Some(slot)) if slot.via.is_some_and(|_| !slot.gone) => {
                 let via = slot.via.unwrap_or_default();
+                self.backlog.watch(&mut self.slots, buf.meta().port, None);
                 if let Err(Handed::Finished(_, buf) | Handed::Received(buf)) =
                     self.mesh.send_packet(via, Handed::Finished(port, buf))
                 {
@@ -119,6 +106,7 @@ impl Env for World {
 
     #[inline]
     fn hand_over(&mut self, to: WorkerId, buf: Pkt) -> Result<(), Pkt> {
+        self.backlog.watch(&mut self.slots, buf.meta().port, None);
         self.mesh.send_packet(to, Handed::Received(buf)).map_err(|handed| match handed {
             Handed::Received(buf) | Handed::Finished(_, buf) => buf,
         })

@@ -1,7 +1,7 @@
 //! The ports against a real kernel: namespaces, veths, TCP and UDP through a small forwarding loop.
 
 mod drivers;
-mod lab;
+pub(crate) mod lab;
 mod traffic;
 mod tunnel;
 

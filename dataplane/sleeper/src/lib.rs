@@ -2,7 +2,7 @@
 //!
 //! The sleeper raises its flag, fences, looks at every input once more and only then waits. A producer pushes, fences,
 //! and looks at the flag. Of the two fences one comes first: either the sleeper sees what was pushed, or the producer
-//! sees the flag. Checked by loom: `RUSTFLAGS="--cfg loom" cargo test --release -p podplane-dataplane --lib idle`.
+//! sees the flag. Checked by loom: `make loom`.
 
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicBool, Ordering, fence};
@@ -121,5 +121,39 @@ mod tests {
     #[test]
     fn no_wake_up_is_lost_with_two_producers() {
         all_arrive(2, 1);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod std_tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    struct Count(AtomicUsize);
+
+    impl Bell for &Count {
+        fn ring(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn the_bell_rings_once_for_each_sleep_and_never_for_one_who_is_awake() {
+        let count = Count(AtomicUsize::new(0));
+        let rung = || count.0.load(Ordering::Relaxed);
+        let sleeper = Sleeper::new(&count);
+        sleeper.wake();
+        assert_eq!(rung(), 0);
+        let doze = sleeper.doze();
+        sleeper.wake();
+        sleeper.wake();
+        assert_eq!(rung(), 1);
+        drop(doze);
+        sleeper.wake();
+        assert_eq!(rung(), 1);
+        let _doze = sleeper.doze();
+        sleeper.wake();
+        assert_eq!(rung(), 2);
     }
 }
