@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU16;
 
 use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
@@ -21,6 +22,7 @@ use crate::control::compile::Base;
 use crate::control::door::{Door, Hall};
 use crate::control::publish::Publisher;
 use crate::control::table::Table;
+use crate::control::uplink::UplinkWatch;
 use crate::control::view::{Baseline, PortView, View};
 use crate::control::{Control, Parts};
 use crate::lcores::Crew;
@@ -78,7 +80,6 @@ pub fn run(args: &Args) -> Result<()> {
     let constants = Constants {
         uplink: args.uplink.to_string(),
         mac: base.mac,
-        mtu,
         host_ifname: facts.host_port.clone(),
         cpus: args.lcores.clone(),
         flow_capacity,
@@ -87,12 +88,20 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let answers = Arc::new(Answers::new(constants, Arc::clone(&shared), pools.clone(), Arc::clone(&view)));
     let hall = Arc::new(Hall::default());
+    let current_mtu = Arc::new(AtomicU16::new(mtu));
+    let reopens = match &args.uplink {
+        Uplink::Iface(name) => Some(name.clone()),
+        Uplink::Ethdev(_) | Uplink::Pci(_) => None,
+    };
+    let uplink_index = own_ports.first().and_then(|uplink| uplink.facts.ifindex);
+    let watch = UplinkWatch::new(reopens, uplink_index, args.state_dir.clone(), args.mtu, &current_mtu);
     let mut control = Control::new(Parts {
         shared: Arc::clone(&shared),
         base,
         publisher,
         table: Table::new(opener, Arc::clone(&shared)),
         own_ports,
+        uplink: watch,
         host_index: facts.host_port_index,
         hall: Arc::clone(&hall),
         view,
@@ -106,7 +115,8 @@ pub fn run(args: &Args) -> Result<()> {
         workers: args.workers,
         host_ifname: facts.host_port,
     };
-    let door = Door::open(listener, &socket, told, answers, hall, Arc::clone(&shared)).context("serving the socket")?;
+    let door = Door::open(listener, &socket, told, current_mtu, answers, hall, Arc::clone(&shared))
+        .context("serving the socket")?;
     tracing::info!(uplink = %args.uplink, mac = %base.mac, mtu, workers = args.workers, "forwarding");
     notify(&[NotifyState::Ready]);
 

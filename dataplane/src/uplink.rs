@@ -69,6 +69,18 @@ impl Drop for Taken {
 
 /// The largest MTU: a jumbo frame with room for the outer headers in the largest buffers.
 const MAX_MTU: u32 = 9702;
+/// The smallest: IPv6's 1280 and the outer headers over an IPv6 underlay.
+const MIN_MTU: u16 = 1350;
+
+/// What is used of a link's MTU that changed while we run: within what we carry, and no more than `wanted`.
+pub fn usable_mtu(link: u32, wanted: Option<u16>) -> u16 {
+    let most = wanted.unwrap_or(MAX_MTU as u16);
+    if link < u32::from(MIN_MTU) {
+        tracing::error!(link, "the uplink's MTU is too small for IPv6 through the tunnel: give it {MIN_MTU} at least");
+    }
+    (link.min(most.into()) as u16).max(MIN_MTU)
+}
+
 /// The home of the host port.
 pub const HOST_HOME: WorkerId = WorkerId(0);
 
@@ -171,9 +183,18 @@ pub fn make_folders(folders: &[&Path]) -> std::io::Result<()> {
     Ok(())
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_links_mtu_is_used_within_limits() {
+        assert_eq!(usable_mtu(1500, None), 1500);
+        assert_eq!(usable_mtu(9000, Some(1500)), 1500);
+        assert_eq!(usable_mtu(1400, Some(1500)), 1400);
+        assert_eq!(usable_mtu(65_536, None), MAX_MTU as u16);
+        assert_eq!(usable_mtu(576, None), MIN_MTU);
+    }
 
     #[test]
     fn the_node_behind_a_tap_has_an_address_of_its_own() {

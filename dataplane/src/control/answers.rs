@@ -25,8 +25,6 @@ pub struct Constants {
     pub uplink: String,
     /// The node's Ethernet address.
     pub mac: Mac,
-    /// The uplink's MTU in bytes.
-    pub mtu: u16,
     /// The node's side of the host port.
     pub host_ifname: String,
     /// CPUs that workers are bound to.
@@ -112,7 +110,7 @@ impl Answers {
                 spec: constants.uplink.clone(),
                 name: uplink.map_or_else(String::new, |port| port.facts.name.clone()),
                 mac: constants.mac.to_string(),
-                mtu: constants.mtu,
+                mtu: uplink.map_or(0, |port| port.mtu),
                 link: uplink.map_or(introspect::Link::Gone, |port| link(port.monitor.state())),
             },
             host_ifname: constants.host_ifname.clone(),

@@ -4,7 +4,7 @@
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -46,6 +46,8 @@ pub struct Door {
 /// What visitors are served from.
 struct Reception {
     facts: Facts,
+    /// The uplink's MTU, which may change.
+    mtu: Arc<AtomicU16>,
     answers: Arc<Answers>,
     hall: Arc<Hall>,
     shared: Arc<Shared>,
@@ -53,7 +55,7 @@ struct Reception {
 }
 
 impl Door {
-    /// Serves the visitors of `listener`, which listens at `path`.
+    /// Serves the visitors of `listener`, which listens at `path`. Agents are told `facts` with the `mtu` of that moment.
     ///
     /// # Errors
     /// No thread can be started.
@@ -61,13 +63,14 @@ impl Door {
         listener: UnixListener,
         path: &Path,
         facts: Facts,
+        mtu: Arc<AtomicU16>,
         answers: Arc<Answers>,
         hall: Arc<Hall>,
         shared: Arc<Shared>,
     ) -> io::Result<Door> {
         let closing = Arc::new(AtomicBool::new(false));
         let door = Door { path: path.to_owned(), closing: Arc::clone(&closing) };
-        let reception = Arc::new(Reception { facts, answers, hall, shared, inside: AtomicUsize::new(0) });
+        let reception = Arc::new(Reception { facts, mtu, answers, hall, shared, inside: AtomicUsize::new(0) });
         std::thread::Builder::new().name("door".to_owned()).spawn(move || serve(&listener, &reception, &closing))?;
         Ok(door)
     }
@@ -127,7 +130,8 @@ impl Reception {
                 Err(reason) => answer.refuse(&reason),
             },
             Visitor::Agent(agent) => {
-                self.hall.put(agent.welcome(&self.facts)?);
+                let facts = Facts { uplink_mtu: self.mtu.load(Ordering::Relaxed), ..self.facts.clone() };
+                self.hall.put(agent.welcome(&facts)?);
                 self.shared.control.wake();
                 Ok(())
             }

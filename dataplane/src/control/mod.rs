@@ -9,6 +9,7 @@
 //! | [`compile`] | from configuration and ports to a snapshot |
 //! | [`publish`] | orders to workers, snapshots, quiescence |
 //! | [`nexthop`] | next hops of peers, from the kernel |
+//! | [`uplink`] | the uplink's interface: gone, back, of another MTU |
 //! | [`answers`], [`view`] | introspection |
 
 pub mod answers;
@@ -19,6 +20,7 @@ pub mod nexthop;
 pub mod publish;
 pub mod session;
 pub mod table;
+pub mod uplink;
 pub mod view;
 
 use std::os::fd::AsFd;
@@ -41,6 +43,7 @@ use self::nexthop::NextHops;
 use self::publish::{Publisher, WorkerLost};
 use self::session::{Heard, Session, SessionError};
 use self::table::{Attached, Plan, Table};
+use self::uplink::{News, UplinkWatch};
 use self::view::{PortView, View};
 use crate::signals::Stop;
 use crate::worker::shared::Shared;
@@ -65,6 +68,8 @@ pub struct Parts {
     pub table: Table,
     /// The uplink and the host port, as introspection shows them.
     pub own_ports: Vec<PortView>,
+    /// The uplink's interface.
+    pub uplink: UplinkWatch,
     /// The node's side of the host port.
     pub host_index: u32,
     /// Agents that come.
@@ -131,6 +136,9 @@ impl Control {
             self.hear_agent()?;
             self.hear_kernel();
             self.tick();
+            if let Some(news) = self.parts.uplink.take_news() {
+                self.follow_uplink(news)?;
+            }
             if std::mem::take(&mut self.links_changed) {
                 self.reconcile()?;
             }
@@ -272,10 +280,53 @@ impl Control {
 
     /// Devices came or went: opens those that are waited for, closes those that are gone.
     fn reconcile(&mut self) -> Result<(), WorkerLost> {
+        let before = self.parts.table.failed.clone();
         if let Err(reason) = self.apply(self.state.clone())? {
             tracing::error!(%reason, "the configuration in force cannot be compiled with the ports that are left");
         }
+        let failed = self.failures();
+        if self.parts.table.failed != before
+            && let Some(Err(error)) = self.session.as_mut().map(|session| session.applied_still(failed))
+        {
+            self.dismiss(&error);
+        }
         self.show();
+        Ok(())
+    }
+
+    /// Does what the uplink's news ask for. Packets that it would have carried meanwhile were dropped by name.
+    fn follow_uplink(&mut self, news: News) -> Result<(), WorkerLost> {
+        match news {
+            News::Back => match self.parts.uplink.reopen(self.parts.table.opener()) {
+                Ok(None) => {}
+                Ok(Some(opened)) => {
+                    self.parts.publisher.detach(&[PortId::UPLINK])?;
+                    self.parts.publisher.attach(vec![(PortId::UPLINK, opened.ends)])?;
+                    if let Some(view) = self.parts.own_ports.iter_mut().find(|port| port.id == PortId::UPLINK) {
+                        (view.facts, view.monitor) = (opened.facts, opened.monitor);
+                    }
+                    tracing::info!("the uplink is back");
+                    // What the kernel knew of next hops went with the interface's carrier.
+                    self.routes_changed_at.get_or_insert_with(Instant::now);
+                    self.show();
+                }
+                Err(error) => tracing::warn!(%error, "the uplink cannot be opened again yet"),
+            },
+            News::Mtu(mtu) => {
+                tracing::info!(mtu, "the uplink has another MTU");
+                self.parts.uplink.set_mtu(mtu);
+                self.parts.base.mtu = mtu;
+                self.parts.own_ports.iter_mut().for_each(|port| port.mtu = mtu);
+                // Tunnels follow at once, and with them what senders are told.
+                self.reconcile()?;
+                // What pods get from now on is the agent's to say: it hears of the MTU when it connects.
+                if self.session.take().is_some() {
+                    tracing::info!("the agent is to connect again, to hear of the MTU");
+                    self.agent.connected = false;
+                    self.show();
+                }
+            }
+        }
         Ok(())
     }
 
@@ -309,14 +360,10 @@ impl Control {
     }
 
     fn kernel_says(&mut self, event: &Event) {
+        self.parts.uplink.heard(event);
         match event {
             Event::Link(link) => self.links_changed |= self.parts.table.waits_for(&self.state, &link.name),
-            Event::LinkGone(link) => {
-                self.links_changed |= self.parts.table.uses(link.index);
-                if self.parts.own_ports.iter().any(|port| port.facts.ifindex == Some(link.index)) {
-                    tracing::error!(name = %link.name, "the interface was removed: restart the dataplane once it is back");
-                }
-            }
+            Event::LinkGone(link) => self.links_changed |= self.parts.table.uses(link.index),
             Event::Neighbour(neighbour) => self.hops_changed |= self.hops.neighbour_changed(neighbour),
             Event::RoutesChanged { .. } | Event::AddressesChanged => {
                 self.routes_changed_at.get_or_insert_with(Instant::now);
@@ -336,6 +383,7 @@ impl Control {
         }
         self.next_tick = Instant::now() + TICK;
         self.hops.retry();
+        self.parts.uplink.look_again();
         self.parts.answers.sample_load();
         self.links_changed |= self.parts.table.any_gone();
     }

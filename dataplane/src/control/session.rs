@@ -46,6 +46,8 @@ pub struct Session {
     outbox: VecDeque<FromDataplane>,
     /// Whether it has sent a full synchronisation.
     synced: bool,
+    /// Its last transaction that was applied.
+    in_force: Option<u64>,
     /// It has gone, but what it sent before is still to be read.
     leaving: bool,
 }
@@ -53,7 +55,14 @@ pub struct Session {
 impl Session {
     /// A connection that was just made.
     pub fn new(link: DataplaneLink) -> Session {
-        Session { link, assembler: Assembler::default(), outbox: VecDeque::new(), synced: false, leaving: false }
+        Session {
+            link,
+            assembler: Assembler::default(),
+            outbox: VecDeque::new(),
+            synced: false,
+            in_force: None,
+            leaving: false,
+        }
     }
 
     /// Reads on, up to the end of the next transaction.
@@ -98,7 +107,19 @@ impl Session {
     /// The agent does not read, or has gone.
     pub fn applied(&mut self, transaction: &Transaction, failed: Vec<EndpointFailure>) -> Result<(), SessionError> {
         self.synced |= transaction.is_full();
+        self.in_force = Some(transaction.generation);
         self.say(FromDataplane::Applied { generation: transaction.generation, failed })
+    }
+
+    /// Says again that the last transaction is in force, because other endpoints are without their devices now.
+    ///
+    /// # Errors
+    /// The agent does not read, or has gone.
+    pub fn applied_still(&mut self, failed: Vec<EndpointFailure>) -> Result<(), SessionError> {
+        match self.in_force {
+            Some(generation) => self.say(FromDataplane::Applied { generation, failed }),
+            None => Ok(()),
+        }
     }
 
     /// Says that a transaction was refused.

@@ -128,6 +128,11 @@ impl Table {
         }
     }
 
+    /// What opens the ports.
+    pub fn opener(&self) -> &PortOpener {
+        &self.opener
+    }
+
     /// Gives up a plan: what it opened must not have been sent to the workers.
     pub fn abandon(&mut self, plan: Plan) {
         plan.taken.iter().for_each(|(port, home)| self.homes.release(*port, *home));

@@ -112,7 +112,7 @@ pub fn link(state: LinkState) -> podplane_config::introspect::Link {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

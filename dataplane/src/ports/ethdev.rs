@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
-use dpdk_glue::ethdev::{DevError, Port, PortConfig, RxOffloads, RxQueue, TxOffloads, TxQueue as DeviceQueue};
+use dpdk_glue::ethdev::{DevError, Granted, Port, PortConfig, RxOffloads, RxQueue, TxOffloads, TxQueue as DeviceQueue};
 use dpdk_glue::flags;
 use podplane_packet::buf::{Csum, Meta, PacketBuf};
 use podplane_packet::id::{Mac, PortId, WorkerId};
@@ -98,10 +98,10 @@ impl EthdevPort {
                 | RxOffloads::VLAN_STRIP,
             tx_offloads: TxOffloads::MULTI_SEGS,
             mtu,
+            rx_interrupts: true,
             ..PortConfig::default()
         };
-        let granted = dev.configure(&config).map_err(device)?;
-        dev.start().map_err(device)?;
+        let granted = start(&mut dev, &config).map_err(device)?;
         if role == Role::Uplink {
             // Drivers that cannot are promiscuous already, or see only what is theirs.
             let _ = dev.set_promiscuous(true);
@@ -139,8 +139,10 @@ impl EthdevPort {
         Ok((facts, shared, ends))
     }
 
+    /// What tells of packets by itself, as a tap's own descriptor does. An interrupt that must be armed is not waited
+    /// for: such a queue is visited by time.
     pub(crate) fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
-        None
+        self.rx.as_ref().filter(|rx| rx.tells_by_itself())?.interrupt_fd()
     }
 
     pub(crate) fn polls_rx(&self) -> bool {
@@ -249,6 +251,15 @@ impl EthdevPort {
             }
         }
     }
+}
+
+/// Starts the device, without receive interrupts if it does not start with them.
+fn start(dev: &mut Port, config: &PortConfig) -> Result<Granted, DevError> {
+    let with = |dev: &mut Port, config: &PortConfig| {
+        let granted = dev.configure(config)?;
+        dev.start().map(|()| granted)
+    };
+    with(dev, config).or_else(|_| with(dev, &PortConfig { rx_interrupts: false, ..config.clone() }))
 }
 
 /// How many queues to use, and who has the only one if they do not suffice for every worker.

@@ -2,7 +2,9 @@
 //! uplink, pods, and a test that plays the agent. Needs root, no hugepages.
 #![allow(missing_docs)]
 
+mod backlog;
 mod node;
+mod uplink;
 
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
@@ -107,6 +109,7 @@ fn an_agent_brings_pods_and_its_death_changes_nothing() {
     }
     // The device appears later, as when the plugin is slower than the agent.
     let mac4 = node.add_pod(4);
+    assert_eq!(agent.answer(2), FromDataplane::Applied { generation: 2, failed: vec![] }, "it is told");
     let applied = agent.commit(3, false, vec![endpoint(4, mac4)]);
     assert_eq!(applied, FromDataplane::Applied { generation: 3, failed: vec![] });
     assert!(node.pod_pings(4, "10.244.1.2"));
@@ -158,6 +161,38 @@ fn next_hops_of_peers_follow_the_kernel() {
     node.sh("ip route add 172.20.0.0/16 via 10.9.0.77");
     node.until("the new route is followed", |node| hop(node, "far").0.as_deref() == Some("10.9.0.77"));
     node.until("the workers have it", |node| node.ask::<Status>(Question::Status).generation > generation);
+}
+
+/// A pod opens flows as fast as it can: it gets its quota of the table, the others open theirs.
+#[test]
+fn one_pods_flood_of_flows_leaves_the_others_their_share() {
+    let mut node = Node::new("quota");
+    let macs: Vec<_> = (2..6).map(|i| (i, node.add_pod(i))).collect();
+    node.start(&[]);
+    let mut agent = Agent::connect(&node);
+    let all = std::iter::once(local()).chain(macs.iter().map(|(i, mac)| endpoint(*i, *mac))).collect();
+    assert!(matches!(agent.commit(1, true, all), FromDataplane::Applied { generation: 1, .. }));
+    let flooder = node.in_pod(2, || UdpSocket::bind("0.0.0.0:0").unwrap());
+    let refused = |node: &Node| {
+        let drops: Vec<Dropped> = node.ask(Question::Drops);
+        let mut of = drops.iter().filter(|drop| drop.reason == "flow-quota" || drop.reason == "flow-table-full");
+        assert!(of.clone().all(|drop| drop.port == 2 && drop.reason == "flow-quota"), "{drops:?}");
+        of.next().map_or(0, |drop| drop.packets)
+    };
+    for i in 0..40_000u32 {
+        // Refused: nobody listens there, or our own device is full for a moment.
+        let _ = flooder.send_to(&[0], (format!("10.244.1.{}", 3 + i % 3), 1024 + (i / 3) as u16));
+        if i % 64 == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    node.until("the flood is refused", |node| refused(node) > 1000);
+    let worker = &node.ask::<Status>(Question::Status).workers[0];
+    assert!(worker.flows < worker.flow_capacity / 4, "{} of {}", worker.flows, worker.flow_capacity);
+    for (from, to) in [(3, "10.244.1.4"), (4, "10.244.1.5"), (5, "fd00:244:1::3")] {
+        assert!(node.pod_pings(from, to), "{from} to {to}");
+    }
+    refused(&node);
 }
 
 #[test]

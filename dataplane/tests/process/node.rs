@@ -23,6 +23,7 @@ pub struct Node {
     pods: Vec<(u8, Netns)>,
     folder: tempfile::TempDir,
     process: Option<Child>,
+    helpers: Vec<Child>,
 }
 
 impl Node {
@@ -33,10 +34,18 @@ impl Node {
         let netns = Netns::create(&name).expect("create a namespace (these tests need root)");
         let other = format!("{name}-out");
         let neighbour = Netns::create(&other).unwrap();
-        let node =
-            Node { name, netns, neighbour, pods: Vec::new(), folder: tempfile::tempdir().unwrap(), process: None };
+        let node = Node {
+            name,
+            netns,
+            neighbour,
+            pods: Vec::new(),
+            folder: tempfile::tempdir().unwrap(),
+            process: None,
+            helpers: Vec::new(),
+        };
+        node.sh("ip link set lo up");
         node.sh(&format!(
-            "ip link set lo up; ip link add eth0 type veth peer name eth0 netns {other}
+            "ip link add eth0 type veth peer name eth0 netns {other}
              ip addr add 10.9.0.1/24 dev eth0; ip addr add fd00:9::1/64 dev eth0 nodad
              ip link set eth0 up; ip route add default via 10.9.0.2"
         ));
@@ -46,6 +55,20 @@ impl Node {
              ip addr add 10.9.0.2/24 dev eth0; ip addr add fd00:9::2/64 dev eth0 nodad",
         );
         node
+    }
+
+    /// Makes the uplink and the cable to the neighbour again, without addresses on the node's side.
+    pub fn add_uplink(&self) {
+        self.sh(&format!("ip link add eth0 type veth peer name eth0 netns {}-out", self.name));
+        run(
+            &self.neighbour,
+            "ip link set eth0 up; ip addr add 10.9.0.2/24 dev eth0; ip addr add fd00:9::2/64 dev eth0 nodad",
+        );
+    }
+
+    /// What a command in a pod prints, whether it succeeds or not.
+    pub fn pod_says(&self, pod: u8, command: &str) -> String {
+        run(self.pod(pod), &format!("{command} 2>&1 || true"))
     }
 
     pub fn sh(&self, command: &str) -> String {
@@ -117,6 +140,41 @@ impl Node {
         self.pods.push((i, pod));
     }
 
+    /// Pods behind taps that are read by `frames` frames every `pause` seconds: their devices refuse all others.
+    pub fn add_slow_pods(&mut self, which: impl Iterator<Item = u8>, frames: u32, pause: f32) -> Vec<(u8, [u8; 6])> {
+        let pods: Vec<_> = which.map(|i| (i, [0x0a, 0, 0, 0, 1, i])).collect();
+        self.slow_taps(pods.iter().map(|(i, _)| format!("pp{i:012x}")).collect(), frames, pause);
+        pods
+    }
+
+    /// Taps that are read slowly.
+    pub fn slow_taps(&mut self, names: Vec<String>, frames: u32, pause: f32) {
+        const READER: &str = "
+import fcntl, os, struct, sys, time
+frames, pause, taps = int(sys.argv[1]), float(sys.argv[2]), []
+for name in sys.argv[3:]:
+    fd = os.open('/dev/net/tun', os.O_RDWR | os.O_NONBLOCK)
+    fcntl.ioctl(fd, 0x400454ca, struct.pack('16sH', name.encode(), 0x1002))
+    taps.append(fd)
+while True:
+    time.sleep(pause)
+    for fd in taps:
+        try:
+            for _ in range(frames): os.read(fd, 2048)
+        except BlockingIOError: pass
+        except OSError: sys.exit()
+";
+        let (last, mut batch) = (names.last().unwrap().clone(), String::new());
+        let mut python = Command::new("python3");
+        python.args(["-c", READER, &frames.to_string(), &pause.to_string()]).args(&names).stdin(Stdio::null());
+        self.helpers.push(self.netns.run(|| python.spawn()).unwrap().unwrap());
+        self.until("the taps are there", |node| node.ok(&format!("ip link show {last}")));
+        for name in names {
+            batch += &format!("link set {name} mtu 1450 txqueuelen 64 up\n");
+        }
+        self.sh(&format!("ip -batch - <<'END'\n{batch}END"));
+    }
+
     pub fn remove_pod(&mut self, i: u8) {
         self.sh(&format!("ip link del pp{i:012x}"));
         self.pods.retain(|(pod, _)| *pod != i);
@@ -145,7 +203,11 @@ impl Node {
     }
 
     pub fn start(&mut self, options: &[&str]) {
-        let uplink = ["--uplink", "iface:eth0"];
+        self.start_on("iface:eth0", options);
+    }
+
+    pub fn start_on(&mut self, uplink: &str, options: &[&str]) {
+        let uplink = ["--uplink", uplink];
         self.process = Some(self.spawn(&[&uplink, options].concat()));
         self.until("the dataplane starts", |node| {
             link::ask::<_, serde_json::Value>(&node.socket(), &Question::Workers).is_ok()
@@ -192,7 +254,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        if let Some(mut process) = self.process.take() {
+        for mut process in self.process.take().into_iter().chain(self.helpers.drain(..)) {
             let _ = process.kill();
             let _ = process.wait();
         }
@@ -200,7 +262,7 @@ impl Drop for Node {
             eprintln!("{}", self.log());
         }
         let pods = self.pods.iter().map(|(i, _)| format!("{}-p{i}", self.name));
-        for name in pods.chain([format!("{}-out", self.name), self.name.clone()]) {
+        for name in pods.chain(["-out", ""].map(|suffix| format!("{}{suffix}", self.name))) {
             let _ = Netns::delete(&name);
         }
     }
@@ -242,6 +304,11 @@ impl Agent {
 
     fn finish(&mut self, generation: u64) -> FromDataplane {
         self.0.send(&ToDataplane::Commit { generation }).unwrap();
+        self.answer(generation)
+    }
+
+    /// What the dataplane says next.
+    pub fn answer(&mut self, generation: u64) -> FromDataplane {
         let began = Instant::now();
         loop {
             if let Some(answer) = self.0.receive().unwrap() {

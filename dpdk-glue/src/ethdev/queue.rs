@@ -106,6 +106,11 @@ impl RxQueue {
         self.fd.map(|fd| unsafe { BorrowedFd::borrow_raw(fd) })
     }
 
+    /// Whether [the descriptor](Self::interrupt_fd) is readable for as long as packets wait, without being armed.
+    pub fn tells_by_itself(&self) -> bool {
+        self.fd.is_some() && !self.eventfd
+    }
+
     /// Arms the interrupt. Receive once more afterwards: packets that came before do not trigger it.
     pub fn enable_interrupt(&mut self) -> Result<(), DevError> {
         // SAFETY: the port and queue exist.
