@@ -175,3 +175,11 @@ pub fn eventually<T>(what: &str, within: Duration, mut ready: impl FnMut() -> Op
         std::thread::sleep(Duration::from_millis(50));
     }
 }
+
+/// How often a test repeats itself: `usual`, or what the environment asks for where a test is run for longer once.
+pub fn rounds(variable: &str, usual: u32) -> u32 {
+    match std::env::var(variable) {
+        Ok(text) => text.parse().unwrap_or_else(|e| panic!("{variable}={text}: {e}")),
+        Err(_) => usual,
+    }
+}

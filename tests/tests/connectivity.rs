@@ -1,7 +1,7 @@
 //! Everybody reaches everybody, over each kind of uplink, with more workers than cores.
 
 use podplane_tests::{Lab, eventually, succeed};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 /// Ping, HTTP and TCP between every pair of pods of three nodes, and between nodes and pods.
@@ -24,29 +24,50 @@ fn everybody_reaches_everybody(name: &str, uplink: &[&str]) {
             succeed(&mut lab.exec(pod, &["ping", "-c", "1", "-W", "2", node]));
         }
     }
-    let (server_addresses, server) = &pods[0];
-    let mut http = lab
-        .exec(server, &["python3", "-m", "http.server", "--bind", "::", "8080"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the server starts");
-    let mut iperf = lab.exec(server, &["iperf3", "-s"]).stdout(Stdio::null()).spawn().expect("the server starts");
-    for (_, client) in &pods[1..] {
-        let [v4, v6] = server_addresses;
-        for url in [format!("http://{v4}:8080/"), format!("http://[{v6}]:8080/")] {
-            eventually("an answer over HTTP", Duration::from_secs(10), || {
-                let out = lab.exec(client, &["curl", "-sf", "--max-time", "3", &url]).output().unwrap();
-                out.status.success().then_some(())
-            });
-        }
-        for address in server_addresses {
-            succeed(&mut lab.exec(client, &["iperf3", "-c", address, "-t", "1", "-J"]));
+    let servers: Vec<_> = pods.iter().map(|(_, pod)| Servers::start(&lab, pod)).collect();
+    for (addresses, server) in &pods {
+        for (_, client) in pods.iter().filter(|(_, client)| client != server) {
+            transfer(&lab, client, addresses);
         }
     }
-    for server in [&mut http, &mut iperf] {
-        server.kill().expect("our own child");
-        server.wait().expect("our own child");
+    drop(servers);
+}
+
+/// Over HTTP and at full speed, both families.
+fn transfer(lab: &Lab, client: &str, [v4, v6]: &[String; 2]) {
+    for url in [format!("http://{v4}:8080/"), format!("http://[{v6}]:8080/")] {
+        // The server may have just been started.
+        eventually("an answer over HTTP", Duration::from_secs(10), || {
+            let out = lab.exec(client, &["curl", "-sf", "--max-time", "3", &url]).output().unwrap();
+            out.status.success().then_some(())
+        });
+    }
+    for address in [v4, v6] {
+        succeed(&mut lab.exec(client, &["iperf3", "-c", address, "-n", "4M", "-J"]));
+    }
+}
+
+/// What a pod serves; stopped when dropped.
+struct Servers(Vec<Child>);
+
+impl Servers {
+    fn start(lab: &Lab, pod: &str) -> Servers {
+        let start = |command: &[&str]| {
+            let mut command = lab.exec(pod, command);
+            command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the server starts")
+        };
+        let http = ["python3", "-m", "http.server", "--bind", "::", "8080"];
+        Servers(vec![start(&http), start(&["iperf3", "-s"])])
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        for server in &mut self.0 {
+            // The command became the server itself.
+            let _ = server.kill();
+            let _ = server.wait();
+        }
     }
 }
 

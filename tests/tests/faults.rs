@@ -3,7 +3,7 @@
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use podplane_tests::{Lab, eventually, succeed, text};
+use podplane_tests::{Lab, eventually, rounds, succeed, text};
 
 fn kill(lab: &Lab, node: u8, process: &str) {
     let pid = lab.node(node, &format!("{process}_pid")).as_i64().expect("it runs");
@@ -30,13 +30,14 @@ impl Pinger {
     }
 }
 
+/// `PODPLANE_KILLS=1000` for the long run.
 #[test]
 fn packets_go_on_while_agents_are_killed() {
     let lab = Lab::up("t-agent", &["--nodes", "2"]);
     let (_, b) = (lab.pod("default/a", 1), lab.pod("default/b", 2));
     let pinger = Pinger::start(&lab, "default/a", &b[0]);
-    for round in 0..20u8 {
-        let node = round % 2 + 1;
+    for round in 0..rounds("PODPLANE_KILLS", 20) {
+        let node = (round % 2 + 1) as u8;
         kill(&lab, node, "agent");
         succeed(&mut lab.command(&["restart", "agent", "--node", &node.to_string()]));
         // The next one is killed at work, not only while it starts; and a fast machine must see packets, too.
