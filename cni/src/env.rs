@@ -151,6 +151,7 @@ mod tests {
             ("CNI_IFNAME", ""),
             ("CNI_IFNAME", "way-too-long-for-one"),
             ("CNI_IFNAME", "a/b"),
+            ("CNI_IFNAME", "a\u{1b}b"),
             ("CNI_IFNAME", "lo"),
             ("CNI_NETNS", ""),
             ("CNI_NETNS", "relative"),

@@ -101,16 +101,18 @@ impl<'a> LinkChange<'a> {
     }
 }
 
-/// Refuses what the kernel would refuse as a device name, with a better reason.
+/// Refuses what the kernel would refuse as a device name, with a better reason; and control characters, which it takes
+/// but which would end up in logs and on terminals.
 pub fn check_name(name: &str) -> Result<()> {
     let bad = name.is_empty()
         || name.len() > MAX_NAME
         || name == "."
         || name == ".."
-        || name.bytes().any(|b| b == b'/' || b == b':' || b == 0 || b.is_ascii_whitespace());
+        || name.bytes().any(|b| matches!(b, b'/' | b':' | b' ') || b.is_ascii_control());
     match bad {
         true => Err(Error::Invalid(format!(
-            "\"{name}\" cannot name an interface: 1 to {MAX_NAME} bytes without '/', ':' and white space"
+            "\"{}\" cannot name an interface: 1 to {MAX_NAME} bytes without '/', ':', white space or control characters",
+            name.escape_debug()
         ))),
         false => Ok(()),
     }
