@@ -57,14 +57,18 @@ pub fn derive(service: &Value, pods: &[Value], nodes: &[Value], existing: &[&Val
             groups.insert(Vec::new(), Vec::new());
         }
         let of_family: Vec<_> = existing.iter().filter(|s| text(s, "/addressType") == family.to_string()).collect();
-        let mut names: BTreeSet<String> = of_family.iter().map(|s| text(s, "/metadata/name").to_owned()).collect();
-        for (ports, endpoints) in groups {
-            let ports = encode(&ports);
-            let same: Vec<_> = of_family.iter().filter(|s| s["ports"] == ports).map(|s| **s).collect();
-            for (name, endpoints) in pack(endpoints, &same) {
-                let name = name.unwrap_or_else(|| new_name(service, family, &mut names));
-                slices.push(slice(service, &spec, family, &name, &ports, &endpoints));
-            }
+        let packed: Vec<_> = groups
+            .into_iter()
+            .flat_map(|(ports, endpoints)| {
+                let ports = encode(&ports);
+                let same: Vec<_> = of_family.iter().filter(|s| s["ports"] == ports).map(|s| **s).collect();
+                pack(endpoints, &same).into_iter().map(move |(name, endpoints)| (name, ports.clone(), endpoints))
+            })
+            .collect();
+        let mut names: BTreeSet<String> = packed.iter().filter_map(|(name, ..)| name.clone()).collect();
+        for (name, ports, endpoints) in packed {
+            let name = name.unwrap_or_else(|| new_name(service, family, &mut names));
+            slices.push(slice(service, &spec, family, &name, &ports, &endpoints));
         }
     }
     slices
