@@ -5,10 +5,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::buf::Meta;
 use crate::checksum::{pseudo_v4, pseudo_v6, sum};
-use crate::gso::{MAX_HEADERS, Segmenter};
 use crate::id::{Mac, Vni};
 use crate::parse::{Addrs, parse};
-use crate::testing::{FrameSpec, Ip, Transport, VecBuf, gso_spec, mutated};
+use crate::testing::{FrameSpec, Ip, Transport, VecBuf, gso_spec, mutated, segments};
 use crate::wire::{proto, vxlan};
 
 fn good(bytes: &[u8]) -> VecBuf {
@@ -52,21 +51,6 @@ fn finished((mut buf, m): (VecBuf, Merge)) -> VecBuf {
     buf
 }
 
-fn cut(buf: &VecBuf) -> Vec<Vec<u8>> {
-    if buf.meta().gso == Gso::None {
-        return vec![buf.bytes()];
-    }
-    let s = Segmenter::new(buf).expect("can be segmented");
-    let mut header = [0; MAX_HEADERS];
-    let segments = (0..s.segments()).map(|i| {
-        let seg = s.segment(buf, i, &mut header).expect("within");
-        let mut payload = vec![0; seg.payload_len];
-        assert!(buf.copy_to(seg.payload_off, &mut payload));
-        [&header[..seg.header_len], &payload].concat()
-    });
-    segments.collect()
-}
-
 /// A stream of segments of `size` bytes as a sender makes them.
 fn stream(spec: &FrameSpec, size: usize) -> Vec<FrameSpec> {
     let count = spec.payload.chunks(size).count();
@@ -103,7 +87,32 @@ proptest! {
         for packet in [good, unknown] {
             let merged = merge(&frames, packet);
             prop_assert_eq!(merged.len(), 1);
-            prop_assert_eq!(cut(&merged[0]), frames.clone());
+            prop_assert_eq!(segments(&merged[0]), frames.clone());
+        }
+    }
+
+    /// A frame as a pod's kernel makes it, cut and merged again, is the same frame, metadata included; so it is behind VXLAN.
+    #[test]
+    fn merging_undoes_cutting(
+        spec in gso_spec(false), size in 50u16..1500, flags in 0u8..16, six: bool, tunnel: bool, id: u16,
+    ) {
+        let mut whole = stream(&spec, 100_000).remove(0);
+        if let Transport::Tcp { flags: bits, .. } = &mut whole.l4 {
+            let may = [TcpFlags::PSH, TcpFlags::FIN, TcpFlags::ECE, TcpFlags::CWR];
+            *bits = may.iter().enumerate().fold(TcpFlags::ACK.0, |b, (i, f)| b | if flags >> i & 1 != 0 { f.0 } else { 0 });
+        }
+        if whole.payload.len() > usize::from(size) {
+            let mut frame = partial(&whole, size);
+            if tunnel {
+                let outer = outer_of(&tunnelled(&[whole.clone()], six, id, false)[0], &whole);
+                frame.prepend(outer.len()).expect("there is room")[..outer.len()].copy_from_slice(&outer);
+                frame.meta_mut().shift(outer.len() as i32);
+                frame.meta_mut().tunnel = outer.len() as u8;
+            }
+            let back = merge(&segments(&frame), unknown);
+            prop_assert_eq!(back.len(), 1);
+            prop_assert_eq!(back[0].bytes(), frame.bytes());
+            prop_assert_eq!(back[0].meta(), frame.meta());
         }
     }
 
@@ -122,7 +131,7 @@ proptest! {
         });
         let merged = merge(&frames, unknown);
         prop_assert!(merged.len() == 1 || changed.is_some());
-        let again: Vec<_> = merged.iter().flat_map(cut).collect();
+        let again: Vec<_> = merged.iter().flat_map(segments).collect();
         let plain = |f: &Vec<u8>| without_ids(f);
         prop_assert_eq!(again.iter().map(plain).collect::<Vec<_>>(), frames.iter().map(plain).collect::<Vec<_>>());
         if merged.len() == 1 && count > 1 {
@@ -149,7 +158,7 @@ proptest! {
             let n = frames.len();
             frames.swap(a.index(n), b.index(n));
         }
-        let again: Vec<_> = merge(&frames, good).iter().flat_map(cut).collect();
+        let again: Vec<_> = merge(&frames, good).iter().flat_map(segments).collect();
         prop_assert_eq!(again.len(), frames.len());
         for (got, want) in again.iter().zip(&frames) {
             prop_assert_eq!(without_ids(got), without_ids(want));
@@ -190,6 +199,22 @@ fn without_ids(frame: &[u8]) -> Vec<u8> {
         l2 = usize::from(p.payload_off) + 8;
     }
     f
+}
+
+/// The frame as a GSO frame: the checksum field holds the pseudo-header's sum.
+fn partial(spec: &FrameSpec, size: u16) -> VecBuf {
+    let mut f = spec.build();
+    let p = parse(&f, f.len()).expect("sound");
+    let at = usize::from(p.l4_off) + 16;
+    f[at..at + 2].copy_from_slice(&fold(p.pseudo_sum(p.l4_len())).to_be_bytes());
+    let gso = if p.addrs.is_v6() { Gso::Tcp6 { size } } else { Gso::Tcp4 { size } };
+    let csum = Csum::Partial { start: p.l4_off, offset: 16 };
+    VecBuf::segmented(&f, usize::from(p.payload_off), &[200, 900]).with_meta(Meta { csum, gso, ..Meta::default() })
+}
+
+/// The outer headers of a tunnelled frame around `inner`.
+fn outer_of(frame: &[u8], inner: &FrameSpec) -> Vec<u8> {
+    frame[..frame.len() - inner.build().len()].to_vec()
 }
 
 /// Each frame in a VXLAN packet of its own, as a sender makes them.
@@ -355,7 +380,7 @@ fn a_first_congestion_window_reduced_is_kept_and_a_second_not_taken() {
     tcp!(specs, flags = 0x10);
     let frames = built(&specs);
     let merged = merge(&frames, good);
-    assert_eq!((merged.len(), cut(&merged[0])), (1, frames.clone()));
+    assert_eq!((merged.len(), segments(&merged[0])), (1, frames.clone()));
     let frames = [frames[1].clone(), frames[0].clone()];
     assert_eq!(merge(&frames, good).len(), 2);
 }

@@ -7,7 +7,7 @@ use crate::buf::Meta;
 use crate::checksum::{complete, pseudo_v4, pseudo_v6};
 use crate::id::{Mac, Vni};
 use crate::parse::{Verdict, parse, transport_ok};
-use crate::testing::{FrameSpec, Ip, Transport, VecBuf, gso_spec, mutated, segmented};
+use crate::testing::{FrameSpec, Ip, Transport, VecBuf, gso_spec, mutated, segmented, segments};
 use crate::wire::vxlan;
 
 /// The naive segmenter: changes the fields of the description and builds each segment by the book.
@@ -68,18 +68,6 @@ fn frame(s: &FrameSpec, size: u16, cuts: &[usize]) -> VecBuf {
     VecBuf::segmented(&f, s.headers_len(), cuts).with_meta(meta)
 }
 
-fn cut(buf: &VecBuf) -> Vec<Vec<u8>> {
-    let s = Segmenter::new(buf).expect("can be segmented");
-    let mut header = [0; MAX_HEADERS];
-    let segments = (0..s.segments()).map(|i| {
-        let seg = s.segment(buf, i, &mut header).expect("within");
-        let mut payload = vec![0; seg.payload_len];
-        assert!(buf.copy_to(seg.payload_off, &mut payload));
-        [&header[..seg.header_len], &payload].concat()
-    });
-    segments.collect()
-}
-
 /// A VXLAN packet by the book around a frame.
 fn tunnelled(inner: Vec<u8>, six: bool, id: u16) -> FrameSpec {
     let ip = if six {
@@ -111,7 +99,7 @@ proptest! {
     fn as_naive(s in any_spec(), size in 4u16..3000, cuts in prop::collection::vec(0usize..6000, 0..4)) {
         let buf = frame(&s, size, &cuts);
         let want: Vec<_> = naive(&s, size.into()).iter().map(FrameSpec::build).collect();
-        prop_assert_eq!(&cut(&buf), &want);
+        prop_assert_eq!(&segments(&buf), &want);
         let p = parse(buf.head(), buf.len()).expect("sound");
         prop_assert_eq!(wire_l3_len(&p, buf.meta().gso), want[0].len() - s.l2_len());
         for w in want {
@@ -132,7 +120,7 @@ proptest! {
         buf.prepend(outer.len()).expect("there is room")[..outer.len()].copy_from_slice(&outer);
         buf.meta_mut().shift(outer.len() as i32);
         buf.meta_mut().tunnel = outer.len() as u8;
-        for (i, (got, inner)) in cut(&buf).iter().zip(naive(&s, size.into())).enumerate() {
+        for (i, (got, inner)) in segments(&buf).iter().zip(naive(&s, size.into())).enumerate() {
             let mut want = tunnelled(inner.build(), six, id.wrapping_add(i as u16)).build();
             if !checksum {
                 want[udp + 6..udp + 8].fill(0);
@@ -145,7 +133,7 @@ proptest! {
     fn completing_is_segmenting_into_one(s in any_spec(), cuts in prop::collection::vec(0usize..6000, 0..4)) {
         let mut buf = frame(&s, u16::MAX, &cuts);
         let want = s.build();
-        prop_assert_eq!(&cut(&buf), std::slice::from_ref(&want));
+        prop_assert_eq!(&segments(&buf), std::slice::from_ref(&want));
         complete(&mut buf).expect("the place is in the head");
         let at = s.l2_len() + s.l3_header_len() + 16;
         let mut got = buf.bytes();

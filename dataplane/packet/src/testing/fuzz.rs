@@ -1,12 +1,12 @@
 //! What the fuzz targets of `tests/fuzz` do with their input, so that ordinary tests can do it over kept seeds.
 
-use super::VecBuf;
+use super::{VecBuf, segment};
 use crate::buf::{Csum, Gso, Meta, PacketBuf};
 use crate::build::{Answer, IcmpError, arp_reply, echo_reply, icmp_error, may_answer, neighbour_advertisement};
 use crate::build::{decrement_ttl, set_tos};
 use crate::checksum::complete;
 use crate::gro::{Merge, Segment};
-use crate::gso::{MAX_HEADERS, Segmenter};
+use crate::gso::Segmenter;
 use crate::id::Mac;
 use crate::parse::{Kind, Parsed, Verdict, parse, parse_at, transport_ok};
 use crate::wire::vxlan::VXLAN_LEN;
@@ -102,7 +102,7 @@ pub fn gso(data: &[u8]) {
     if let Ok(s) = Segmenter::new(&buf) {
         let mut at = s.header_len();
         for i in 0..s.segments() {
-            let (bytes, next) = cut_one(&s, &buf, i);
+            let (bytes, next) = segment(&s, &buf, i);
             assert_eq!(next.0, at);
             at += next.1;
             let inner = VecBuf::new(&bytes[usize::from(tunnel)..]);
@@ -113,15 +113,6 @@ pub fn gso(data: &[u8]) {
     }
     let mut buf = buf;
     let _ = complete(&mut buf);
-}
-
-/// Segment `i`, and its payload's offset and length.
-fn cut_one(s: &Segmenter, buf: &VecBuf, i: usize) -> (Vec<u8>, (usize, usize)) {
-    let mut header = [0; MAX_HEADERS];
-    let seg = s.segment(buf, i, &mut header).expect("within");
-    let mut payload = vec![0; seg.payload_len];
-    assert!(buf.copy_to(seg.payload_off, &mut payload));
-    ([&header[..seg.header_len], &payload].concat(), (seg.payload_off, seg.payload_len))
 }
 
 /// Two bytes of length, the first frame, the second; their IPv4 checksums are made right.
@@ -149,7 +140,7 @@ pub fn gro(data: &[u8]) {
     let s = Segmenter::new(&buf).expect("what was merged can be cut");
     assert_eq!(s.segments(), 2);
     for (i, want) in [a, b].into_iter().enumerate() {
-        let (got, _) = cut_one(&s, &buf, i);
+        let (got, _) = segment(&s, &buf, i);
         assert_eq!(canonical(&got), canonical(want));
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use podplane_packet::id::PortId;
 use podplane_pipeline::DropReason;
 
-use super::lab::{Forwarder, Op};
+use super::lab::{Forwarder, Op, pools};
 use super::traffic::{Pods, end, tcp_transfer, udp_echo};
 use super::{alone, eventually};
 use crate::ports::{PortIo, PortOpener, Role};
@@ -61,6 +61,45 @@ fn tcp_crosses_the_tunnel_in_merged_frames() {
         let merged = fwd.seen.merged.load(Relaxed);
         assert!(merged > 100, "segments were to be merged, {merged} packets were");
         for reason in [DropReason::TxDevice, DropReason::RxTruncated, DropReason::NoBuffers] {
+            assert_eq!(fwd.counters.total_drops(reason), 0, "{}", reason.name());
+        }
+    }
+}
+
+/// A wire between the uplinks that carries nothing but single datagrams, for the sender is a device without offloads: what
+/// arrives is merged by us, on a kernel interface and on a device.
+#[test]
+fn separate_datagrams_are_merged_on_arrival() {
+    let _alone = alone();
+    for kernel in [true, false] {
+        let pods = Pods::new();
+        pods.dp.veth("u1", &pods.dp, "u2");
+        for dev in ["u1", "u2"] {
+            pods.dp.exec(&format!("ip link set {dev} mtu 1600"));
+        }
+        let (first, second) = pods.dp.within(move || {
+            let opener = PortOpener::new(1, 64 << 20);
+            let device = |n: u8, iface| {
+                let devargs = format!("net_af_packet{n},iface={iface},blocksz=65536");
+                opener.open_ethdev(PortId(0), &devargs, Role::Uplink, &pools()).expect("it opens")
+            };
+            let second = match kernel {
+                true => opener.open_interface(PortId(0), "u2", Role::Uplink).expect("it opens"),
+                false => device(9, "u2"),
+            };
+            (device(8, "u1"), second)
+        });
+        let ports = vec![end(pods.open(2, "da")), end(pods.open(3, "db")), end(first), end(second)];
+        let fwd = Forwarder::start(ports, paths(true), false);
+        for address in ["10.77.0.2", "fd77::2"] {
+            let before = fwd.seen.merged.load(Relaxed);
+            let address: IpAddr = address.parse().expect("an address");
+            tcp_transfer(&pods.a, &pods.b, address, 4 << 20);
+            udp_echo(&pods.a, &pods.b, address, &[1, 999, 1472, 9000]);
+            let merged = fwd.seen.merged.load(Relaxed) - before;
+            assert!(merged > 50, "to {address} segments were to be merged, {merged} packets were");
+        }
+        for reason in [DropReason::TxDevice, DropReason::BadOffload, DropReason::RxTruncated, DropReason::NoBuffers] {
             assert_eq!(fwd.counters.total_drops(reason), 0, "{}", reason.name());
         }
     }
