@@ -1,4 +1,4 @@
-//! The cluster of all scenarios: two nodes with two pods each, a router, and the world behind it.
+//! The cluster of all scenarios: two nodes with two pods each, one without, a router, and the world behind it.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -20,6 +20,9 @@ const ROUTER: Mac = Mac([2, 0, 0, 0, 0xbb, 0xfe]);
 /// A host on the uplinks' network.
 const NEAR: Mac = Mac([2, 0, 0, 0, 0xbb, 0x63]);
 
+/// Where packets come in and out.
+const PLACES: [&str; 10] = ["a", "b", "c", "d", "node1", "node2", "node3", "uplink1", "uplink2", "uplink3"];
+
 /// A cluster in which a scenario happens.
 pub struct Cluster {
     pub sim: Sim,
@@ -35,12 +38,12 @@ fn pair(v6: bool, four: [u8; 4], six: &str) -> IpAddr {
 
 impl Cluster {
     pub fn new(workers: u8, v6: bool, mut names: Names) -> Cluster {
-        let mut sim = Sim::new(SimConfig { workers, ..SimConfig::default() });
+        let mut sim = Sim::new(SimConfig { workers, nodes: 3, ..SimConfig::default() });
         let pods = [("a", 0), ("b", 0), ("c", 1), ("d", 1)].map(|(name, node)| (name, sim.add_pod(node)));
         for (name, pod) in &pods {
             names.add(name, if v6 { pod.v6.into() } else { pod.v4.into() });
         }
-        for n in 0..2 {
+        for n in 0..sim.nodes.len() {
             names.add(&format!("node{}", n + 1), if v6 { node_v6(n).into() } else { node_v4(n).into() });
             names.add(&format!("gateway{}", n + 1), if v6 { gateway_v6(n).into() } else { gateway_v4(n).into() });
         }
@@ -49,7 +52,9 @@ impl Cluster {
         names.add("near", near);
         names.add("client", pair(v6, [198, 51, 100, 9], "2001:db8:51::9"));
         names.add("client2", pair(v6, [198, 51, 100, 10], "2001:db8:51::a"));
-        let macs = [sim.nodes[0].uplink_mac(), sim.nodes[1].uplink_mac()];
+        let node_address = |n| if v6 { IpAddr::from(node_v6(n)) } else { node_v4(n).into() };
+        let nodes: Vec<_> =
+            sim.nodes.iter().enumerate().map(|(n, node)| (node_address(n), node.uplink_mac())).collect();
         for node in &mut sim.nodes {
             let local = node.config.local.as_mut().expect("configured");
             local.service_cidrs = vec![
@@ -65,12 +70,11 @@ impl Cluster {
                     (Prefix { addr: net, len }, wanted::Reach::OnLink),
                     (Prefix { addr: pair(v6, [0; 4], "::"), len: 0 }, wanted::Reach::Gateway(router)),
                 ],
-                neighbours: vec![
-                    (router, Some(ROUTER)),
-                    (near, Some(NEAR)),
-                    (if v6 { node_v6(0).into() } else { node_v4(0).into() }, Some(macs[0])),
-                    (if v6 { node_v6(1).into() } else { node_v4(1).into() }, Some(macs[1])),
-                ],
+                neighbours: [(router, ROUTER), (near, NEAR)]
+                    .into_iter()
+                    .chain(nodes.iter().copied())
+                    .map(|(address, mac)| (address, Some(mac)))
+                    .collect(),
             };
             node.publish();
         }
@@ -161,7 +165,8 @@ impl Cluster {
                 (Mac::GATEWAY, pod.map_or(Mac::default(), |(_, p)| p.mac))
             }
         };
-        self.sim.inject(node, port, WorkerId(0), VecBuf::new(&spec.build()));
+        let frame = packet::frame(&spec, packet::shape(text)?)?;
+        self.sim.inject(node, port, WorkerId(0), frame);
         self.sim.settle();
         Ok(())
     }
@@ -171,10 +176,8 @@ impl Cluster {
         let is = |name: &str| Ok::<_, String>(self.names.address(name)? == address);
         Ok(if is("near")? {
             Some(NEAR)
-        } else if is("node1")? {
-            Some(self.sim.nodes[0].uplink_mac())
-        } else if is("node2")? {
-            Some(self.sim.nodes[1].uplink_mac())
+        } else if let Some(n) = (0..self.sim.nodes.len()).find(|n| is(&format!("node{}", n + 1)) == Ok(true)) {
+            Some(self.sim.nodes[n].uplink_mac())
         } else if is("router")? || is("client")? || is("client2")? {
             Some(ROUTER)
         } else {
@@ -189,9 +192,11 @@ impl Cluster {
         match place {
             "node1" => Ok((0, PortId::HOST)),
             "node2" => Ok((1, PortId::HOST)),
+            "node3" => Ok((2, PortId::HOST)),
             "uplink1" => Ok((0, PortId::UPLINK)),
             "uplink2" => Ok((1, PortId::UPLINK)),
-            _ => Err(format!("'{place}' is no place: a, b, c, d, node1, node2, uplink1, uplink2")),
+            "uplink3" => Ok((2, PortId::UPLINK)),
+            _ => Err(format!("'{place}' is no place: {}", PLACES.join(", "))),
         }
     }
 
@@ -201,7 +206,7 @@ impl Cluster {
     /// A packet that is wrong in something that a text does not say.
     pub fn received(&mut self) -> Result<BTreeMap<&'static str, Vec<String>>, String> {
         let mut all: BTreeMap<&'static str, Vec<String>> = BTreeMap::new();
-        for place in ["a", "b", "c", "d", "node1", "node2", "uplink1", "uplink2"] {
+        for place in PLACES {
             let (node, port) = self.place(place)?;
             for mut buf in self.sim.take(node, port) {
                 complete(&mut buf).map_err(|e| format!("at {place}: {e}"))?;

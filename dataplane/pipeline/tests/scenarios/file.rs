@@ -90,6 +90,8 @@ pub struct Scenario {
     /// In which it runs.
     #[serde(default = "both")]
     pub families: Vec<u8>,
+    /// Why it does not come out yet: then it must not, so that nobody forgets to take the word away.
+    pub unmet: Option<String>,
     /// Services of this scenario, besides those of the file or in their place.
     #[serde(default)]
     pub services: BTreeMap<String, Service>,

@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
+use podplane_packet::buf::{Csum, Gso, Meta};
+use podplane_packet::checksum;
 use podplane_packet::id::Mac;
 use podplane_packet::parse::{Addrs, L4, Parsed, Verdict, parse, parse_l3, transport_ok};
 use podplane_packet::testing::{FrameSpec, Ip, Transport, VecBuf};
-use podplane_packet::wire::{EtherType, proto};
+use podplane_packet::wire::ipv4::MF;
+use podplane_packet::wire::{EtherType, Ipv4, proto};
 
 use crate::common::addresses;
 
@@ -154,7 +157,78 @@ impl Options<'_> {
     }
 }
 
-/// Makes the frame that a text describes; MACs are left to whoever sends it.
+/// What a text says beyond the packet's fields.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Shape {
+    /// Only these bytes behind the IP header: a fragment.
+    piece: Option<(usize, usize)>,
+    /// The checksum is left to whoever sends the packet on.
+    partial: bool,
+    /// It is to be cut into segments of that many bytes.
+    gso: u16,
+}
+
+/// Reads the words that say so.
+pub fn shape(text: &str) -> Result<Shape, String> {
+    let words: Vec<&str> = split_about(text).0.split_whitespace().collect();
+    let options = Options(words.clone());
+    let (from, to) = (options.get("from", 0)? as usize, options.get("to", 0)? as usize);
+    let gso = options.get("gso", 0)? as u16;
+    Ok(Shape { piece: (to > from).then_some((from, to)), partial: gso != 0 || words.contains(&"partial"), gso })
+}
+
+/// The frame of a packet in its shape.
+pub fn frame(spec: &FrameSpec, shape: Shape) -> Result<VecBuf, String> {
+    if let Some((from, to)) = shape.piece {
+        return cut(spec, from, to).map(|bytes| VecBuf::new(&bytes));
+    }
+    let mut bytes = spec.build();
+    if !shape.partial {
+        return Ok(VecBuf::new(&bytes));
+    }
+    let p = parse(&bytes, bytes.len()).map_err(|e| e.to_string())?;
+    let len = p.l4_len() as u32;
+    let pseudo = match p.addrs {
+        Addrs::V4 { src, dst } => checksum::pseudo_v4(src, dst, p.proto, len),
+        Addrs::V6 { src, dst } => checksum::pseudo_v6(src, dst, p.proto, len),
+        Addrs::None => 0,
+    };
+    let offset: u16 = if p.proto == proto::TCP { 16 } else { 6 };
+    let at = usize::from(p.l4_off + offset);
+    bytes[at..at + 2].copy_from_slice(&checksum::fold(pseudo).to_be_bytes());
+    let gso = match (shape.gso, p.addrs.is_v6()) {
+        (0, _) => Gso::None,
+        (size, false) => Gso::Tcp4 { size },
+        (size, true) => Gso::Tcp6 { size },
+    };
+    let csum = Csum::Partial { start: p.l4_off, offset };
+    Ok(VecBuf::new(&bytes).with_meta(Meta { csum, gso, ..Meta::default() }))
+}
+
+/// A fragment: bytes `from` to `to` of what is behind the IP header.
+fn cut(spec: &FrameSpec, from: usize, to: usize) -> Result<Vec<u8>, String> {
+    let mut spec = spec.clone();
+    if let Ip::V6 { extensions, .. } = &mut spec.ip {
+        extensions.push((proto::FRAGMENT, vec![0, 0, 0, 0, 0, 77]));
+    }
+    let whole = spec.build();
+    let (l3, l4) = (spec.l2_len(), spec.l2_len() + spec.l3_header_len());
+    let data = whole.get(l4 + from..l4 + to).ok_or("the fragment goes beyond its packet")?;
+    let more = l4 + to < whole.len();
+    let mut f = [&whole[..l4], data].concat();
+    let len = (f.len() - l3) as u16;
+    if let Ok(mut ip) = Ipv4::new_header(&mut f[l3..]) {
+        ip.set_total_len(len);
+        ip.set_flags_offset((from / 8) as u16 | if more { MF } else { 0 });
+        ip.fill_checksum();
+    } else {
+        f[l3 + 4..l3 + 6].copy_from_slice(&(len - 40).to_be_bytes());
+        f[l4 - 6..l4 - 4].copy_from_slice(&(from as u16 | u16::from(more)).to_be_bytes());
+    }
+    Ok(f)
+}
+
+/// Makes the packet that a text describes; MACs are left to whoever sends it.
 pub fn build(text: &str, names: &Names) -> Result<FrameSpec, String> {
     let (text, about) = split_about(text);
     let words: Vec<&str> = text.split_whitespace().collect();
@@ -169,7 +243,7 @@ pub fn build(text: &str, names: &Names) -> Result<FrameSpec, String> {
     let mut body = payload(options.get("len", if kind == "tcp" { 0 } else { 16 })? as usize);
     let l4 = match kind {
         "tcp" => {
-            let words = options.0.iter().filter(|w| !w.contains('='));
+            let words = options.0.iter().filter(|w| !w.contains('=') && **w != "partial");
             let flags = words.flat_map(|w| w.split(',')).map(|w| {
                 let found = FLAGS.iter().find(|(name, _)| *name == w);
                 found.map(|f| f.1).ok_or_else(|| format!("'{w}' is no TCP flag"))
@@ -226,10 +300,26 @@ pub fn describe(bytes: &[u8], names: &Names) -> Result<String, String> {
         return Ok(format!("{text} about {}", quoted(&p, bytes, names)?));
     }
     let body = &bytes[p.payload_off.into()..p.frame_len()];
-    if p.fragment.is_none() && body != payload(body.len()) {
-        return Err(format!("another payload: {text}"));
-    }
-    Ok(text)
+    let ok = match p.fragment {
+        None => body == payload(body.len()),
+        Some(f) if f.is_first() => first_fragment(&p, bytes),
+        // Behind a UDP header.
+        Some(f) => body == &payload(usize::from(f.offset) - 8 + body.len())[usize::from(f.offset) - 8..],
+    };
+    if ok { Ok(text) } else { Err(format!("another payload, or a fragment's wrong checksum: {text}")) }
+}
+
+/// Whether a first fragment is that of a UDP packet as it would have been sent: its checksum covers what is not here.
+fn first_fragment(p: &Parsed, bytes: &[u8]) -> bool {
+    let data = &bytes[p.l4_off.into()..p.frame_len()];
+    let (Some(src), Some(dst), L4::Ports { src: sport, dst: dport }) = (p.addrs.src(), p.addrs.dst(), p.l4) else {
+        return false;
+    };
+    let len = usize::from(u16::from_be_bytes([data[4], data[5]])) - 8;
+    let mac = Mac::default();
+    let (ip, l4) = (addresses(src, dst), Transport::Udp { sport, dport });
+    let whole = FrameSpec { dst_mac: mac, src_mac: mac, vlan: None, tos: 0, ttl: 64, ip, l4, payload: payload(len) };
+    p.proto == proto::UDP && whole.build()[whole.l2_len() + whole.l3_header_len()..].starts_with(data)
 }
 
 /// Words a packet that an error quotes, whose checksums must be right as far as it goes.
