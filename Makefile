@@ -16,7 +16,7 @@ help:
 	@echo 'make build   release binaries in target/release/'
 	@echo 'make bench   measurements, each with its peer in the same run'
 	@echo 'make deps    install what is missing and nothing else'
-	@echo 'make fuzz    run the fuzz targets for SECONDS=60 each (needs a nightly toolchain and cargo-fuzz)'
+	@echo 'make fuzz    run the fuzz targets for SECONDS=60 or RUNS=N each (needs a nightly toolchain and cargo-fuzz)'
 
 deps:
 	@if [ -z '$(CARGO)' ]; then \
@@ -54,11 +54,20 @@ bench: build
 	{ target/release/podplane-perf run; status=$$?; target/release/podplane-hugepages release; exit $$status; }
 	$(CARGO) bench -p podplane-pipeline -p podplane-tables
 
+# Inputs are as long as what they describe needs; longer ones are only slower. New inputs go to CORPUS, the kept seeds
+# are only read. RUNS= ends each target after so many inputs instead of SECONDS.
 FUZZ_TARGETS := $(notdir $(basename $(wildcard tests/fuzz/fuzz_targets/*.rs)))
+FUZZ_LEN := parse:400 gso:512 gro:600 pipeline:96 ring:200 config:200 reassembly:300 cni:400
 SECONDS ?= 60
+RUNS ?= -1
+CORPUS ?= $(CURDIR)/tests/fuzz/corpus
 fuzz: deps
+	@$(CARGO) +nightly fuzz --version >/dev/null 2>&1 || { \
+	  echo 'Fuzzing needs: rustup toolchain install nightly && cargo install cargo-fuzz' >&2; exit 1; }
 	@for t in $(FUZZ_TARGETS); do \
-	  (cd tests/fuzz && $(CARGO) +nightly fuzz run --fuzz-dir . -s none $$t -- -max_total_time=$(SECONDS)) || exit 1; done
+	  len=$$(echo '$(FUZZ_LEN)' | tr ' ' '\n' | sed -n "s/^$$t://p"); mkdir -p $(CORPUS)/$$t; \
+	  (cd tests/fuzz && $(CARGO) +nightly fuzz run --fuzz-dir . -s none $$t $(CORPUS)/$$t seeds/$$t -- \
+	    -max_len=$${len:-400} -runs=$(RUNS) $(if $(filter -1,$(RUNS)),-max_total_time=$(SECONDS))) || exit 1; done
 
 clean:
 	$(CARGO) clean

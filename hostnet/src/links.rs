@@ -111,7 +111,7 @@ pub fn check_name(name: &str) -> Result<()> {
         || name.bytes().any(|b| matches!(b, b'/' | b':' | b' ') || b.is_ascii_control());
     match bad {
         true => Err(Error::Invalid(format!(
-            "\"{}\" cannot name an interface: 1 to {MAX_NAME} bytes without '/', ':', white space or control characters",
+            "\"{}\" cannot name an interface: 1 to {MAX_NAME} bytes without '/', ':', spaces or control characters",
             name.escape_debug()
         ))),
         false => Ok(()),
