@@ -69,6 +69,10 @@ pub struct Segmenter {
     count: usize,
     /// The UDP checksum field was zero on purpose (IPv4 only: RFC 8200 section 8.1).
     no_checksum: bool,
+    /// Sums of the IPv4 header, and of the transport header with its pseudo-header, without what differs between segments:
+    /// reading back bytes that were just written piecemeal would cost more than all the rest.
+    ip_sum: u32,
+    l4_sum: u32,
 }
 
 impl Segmenter {
@@ -95,7 +99,8 @@ impl Segmenter {
         let field = be16(head, usize::from(p.l4_off) + csum_at(&p));
         let no_checksum =
             p.proto == proto::UDP && field == 0 && !p.addrs.is_v6() && !matches!(meta.csum, Csum::Partial { .. });
-        Ok(Segmenter { outer, p, size, count, no_checksum })
+        let (ip_sum, l4_sum) = fixed_sums(head, &p);
+        Ok(Segmenter { outer, p, size, count, no_checksum, ip_sum, l4_sum })
     }
 
     /// How many segments there are; at least 1.
@@ -200,35 +205,66 @@ impl Segmenter {
         let payload_len = self.payload(i).1;
         let (l3, l4) = (usize::from(self.p.l3_off) - from, usize::from(self.p.l4_off) - from);
         let len = out.len() - l3 + payload_len;
-        write_ip(&mut out[l3..l4], self.p.addrs.is_v6(), len, i);
-        self.transport(&mut out[l4..], i, payload_len, payload);
+        self.network(&mut out[l3..l4], head, len, i);
+        self.transport(&mut out[l4..], head, i, payload_len, payload);
         Some(())
     }
 
-    fn transport(&self, l4: &mut [u8], i: usize, payload_len: usize, payload: u16) {
+    /// Length, and for IPv4 identification and checksum. `head` is the frame's, to read from.
+    #[inline]
+    fn network(&self, out: &mut [u8], head: &[u8], len: usize, i: usize) {
+        if self.p.addrs.is_v6() {
+            out[4..6].copy_from_slice(&((len - ipv6::IPV6_LEN) as u16).to_be_bytes());
+            return;
+        }
+        let id = be16(head, usize::from(self.p.l3_off) + 4).wrapping_add(i as u16);
+        let checksum = !fold(self.ip_sum + len as u32 + u32::from(id));
+        out[2..4].copy_from_slice(&(len as u16).to_be_bytes());
+        out[4..6].copy_from_slice(&id.to_be_bytes());
+        out[10..12].copy_from_slice(&checksum.to_be_bytes());
+    }
+
+    #[inline]
+    fn transport(&self, out: &mut [u8], head: &[u8], i: usize, payload_len: usize, payload: u16) {
         let p = &self.p;
-        let len = l4.len() + payload_len;
+        let l4 = &head[usize::from(p.l4_off)..];
+        let len = (out.len() + payload_len) as u32;
+        let mut sum = self.l4_sum + len + u32::from(payload);
         if p.proto == proto::TCP {
             let seq = be32(l4, 4).wrapping_add((i * usize::from(self.size.get())) as u32);
-            l4[4..8].copy_from_slice(&seq.to_be_bytes());
+            let mut flags = l4[13];
             if i != 0 {
-                l4[13] &= !TcpFlags::CWR.0;
+                flags &= !TcpFlags::CWR.0;
             }
             if i + 1 != self.count {
-                l4[13] &= !(TcpFlags::FIN.0 | TcpFlags::PSH.0);
+                flags &= !(TcpFlags::FIN.0 | TcpFlags::PSH.0);
             }
+            out[4..8].copy_from_slice(&seq.to_be_bytes());
+            out[13] = flags;
+            sum += (seq >> 16) + (seq & 0xffff) + u32::from(u16::from_be_bytes([l4[12], flags]));
         } else {
-            l4[4..6].copy_from_slice(&(len as u16).to_be_bytes());
+            out[4..6].copy_from_slice(&(len as u16).to_be_bytes());
+            sum += len;
         }
         if self.no_checksum {
             return;
         }
+        let field = if p.proto == proto::UDP { not_zero(!fold(sum)) } else { !fold(sum) };
         let at = csum_at(p);
-        l4[at..at + 2].fill(0);
-        let field = !behind(p.pseudo_sum(len), l4, payload);
-        let field = if p.proto == proto::UDP { not_zero(field) } else { field };
-        l4[at..at + 2].copy_from_slice(&field.to_be_bytes());
+        out[at..at + 2].copy_from_slice(&field.to_be_bytes());
     }
+}
+
+/// The sum over an IPv4 header (0 for IPv6) without length, identification and checksum, and over a transport header and its
+/// pseudo-header without lengths, checksum and, for TCP, sequence number and control bits.
+fn fixed_sums(head: &[u8], p: &Parsed) -> (u32, u32) {
+    let (l3, l4) = (usize::from(p.l3_off), usize::from(p.l4_off));
+    // Taking a word out of a sum is adding its complement (RFC 1624 section 2).
+    let without = |at: usize, words: &[usize]| words.iter().map(|w| u32::from(!be16(head, at + w))).sum::<u32>();
+    let ip = if p.addrs.is_v6() { 0 } else { sum(&head[l3..l4]) + without(l3, &[2, 4, 10]) };
+    let varying: &[usize] = if p.proto == proto::TCP { &[4, 6, 12, 16] } else { &[4, 6] };
+    let transport = sum(&head[l4..usize::from(p.payload_off)]) + without(l4, varying) + p.pseudo_sum(0);
+    (u32::from(fold(ip)), u32::from(fold(transport)))
 }
 
 /// Bytes of the longest layer 3 packet that a frame makes on the wire: what counts against an MTU.
