@@ -51,11 +51,7 @@ fn misses(c: &mut Criterion) {
                     let mut spent = std::time::Duration::ZERO;
                     for _ in 0..rounds {
                         if bare.flows() + 64 > 2 * flows as usize {
-                            bare.env.now = bare.env.now.wrapping_add(60_000);
-                            while bare.flows() > 0 {
-                                bare.housekeep();
-                                bare.env.now = bare.env.now.wrapping_add(100);
-                            }
+                            end_all(bare);
                         }
                         let start = std::time::Instant::now();
                         bare.burst(next);
@@ -70,5 +66,86 @@ fn misses(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, hits, misses);
+/// Hits and first packets through 10,000 Services with ten endpoints each, every set with a table of its own.
+fn services(c: &mut Criterion) {
+    const SERVICES: u32 = 10_000;
+    // 8 million live flows take 2 GiB: SERVICE_FLOWS=8388608 cargo bench ... service
+    let wanted = std::env::var("SERVICE_FLOWS").ok().and_then(|s| s.parse().ok());
+    let flows: u32 = wanted.unwrap_or(1 << 16);
+    let mut group = c.benchmark_group("service");
+    group.throughput(Throughput::Elements(32));
+    let mut filled = None;
+    let mut round = 0u32;
+    group.bench_function(BenchmarkId::new("hit", flows), |b| {
+        let bare = filled.get_or_insert_with(|| {
+            let mut bare = Bare::with_services(2 * flows as usize + 64, SERVICES);
+            (0..flows).step_by(32).for_each(|first| bare.burst_to_services(|i| first + i));
+            bare
+        });
+        b.iter(|| {
+            round = round.wrapping_add(1);
+            let at = round.wrapping_mul(32);
+            bare.burst_to_services(|i| (at + i).wrapping_mul(2_654_435_761) % flows);
+        });
+    });
+    drop(filled);
+    let mut empty = None;
+    let mut next = 0u32;
+    group.bench_function(BenchmarkId::new("first", flows), |b| {
+        let bare = empty.get_or_insert_with(|| Bare::with_services(2 * flows as usize + 64, SERVICES));
+        b.iter_custom(|rounds| {
+            let mut spent = std::time::Duration::ZERO;
+            for _ in 0..rounds {
+                if bare.flows() + 64 > 2 * flows as usize {
+                    end_all(bare);
+                }
+                let start = std::time::Instant::now();
+                bare.burst_to_services(|i| next.wrapping_add(i).wrapping_mul(2_654_435_761) % (1 << 28));
+                spent += start.elapsed();
+                next = next.wrapping_add(32);
+            }
+            spent
+        });
+    });
+    // The whole life of a flow, its end included.
+    let mut empty = None;
+    group.bench_function("open-to-close", |b| {
+        let bare = empty.get_or_insert_with(|| Bare::with_services(1 << 17, SERVICES));
+        b.iter_custom(|rounds| {
+            let start = std::time::Instant::now();
+            for _ in 0..rounds {
+                if bare.flows() + 64 > 1 << 17 {
+                    end_all(bare);
+                }
+                bare.burst_to_services(|i| next.wrapping_add(i).wrapping_mul(2_654_435_761) % (1 << 28));
+                next = next.wrapping_add(32);
+            }
+            end_all(bare);
+            start.elapsed()
+        });
+    });
+    group.finish();
+    let mut bare = Bare::with_services(1 << 10, SERVICES);
+    let mut n = 0;
+    c.bench_function("snapshot/one-service-of-10000", |b| {
+        b.iter(|| {
+            n += 1;
+            bare.change_one(n);
+        });
+    });
+    c.bench_function("snapshot/10000-services", |b| {
+        b.iter_with_large_drop(|| Bare::with_services(1 << 10, SERVICES));
+    });
+}
+
+/// Lets all flows end.
+fn end_all(bare: &mut Bare) {
+    bare.env.now = bare.env.now.wrapping_add(60_000);
+    while bare.flows() > 0 {
+        bare.housekeep();
+        bare.env.now = bare.env.now.wrapping_add(100);
+    }
+}
+
+criterion_group!(benches, hits, misses, services);
 criterion_main!(benches);

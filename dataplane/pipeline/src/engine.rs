@@ -210,6 +210,11 @@ impl<B: PacketBuf> Engine<B> {
         &mut self.state.flows
     }
 
+    /// The flows.
+    pub(crate) fn flows(&self) -> &Flows {
+        &self.state.flows
+    }
+
     /// How full the tables are.
     pub fn gauges(&self) -> Gauges {
         let st = &self.state;

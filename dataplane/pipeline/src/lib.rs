@@ -6,6 +6,7 @@
 
 pub mod counters;
 pub mod drop;
+pub mod dump;
 mod ecn;
 pub mod engine;
 pub mod env;
@@ -28,6 +29,7 @@ mod timeouts;
 mod world;
 
 pub use drop::DropReason;
+pub use dump::{Arrives, Cursor, FlowView};
 pub use engine::{Engine, EngineConfig};
 pub use env::{BURST, Env, Millis};
 pub use halves::HalfMsg;

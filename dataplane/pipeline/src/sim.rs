@@ -17,6 +17,7 @@ use podplane_tables::reasm::Limits;
 
 use crate::counters::WorkerCounters;
 use crate::drop::DropReason;
+use crate::dump::{Cursor, FlowView};
 use crate::engine::{Engine, EngineConfig};
 use crate::env::{BURST, Env, Millis};
 use crate::halves::HalfMsg;
@@ -100,6 +101,8 @@ pub struct SimNode {
     pub counters: Vec<Arc<WorkerCounters>>,
     /// What left by the ports, in order; what left by the uplink for no node of the cluster included.
     pub delivered: Vec<(PortId, VecBuf)>,
+    /// The neighbours that workers asked for.
+    pub asked: Vec<IpAddr>,
     engines: Vec<Engine<VecBuf>>,
     queues: Vec<Queues>,
     /// Frames on their way out by the uplink.
@@ -132,6 +135,7 @@ struct SimEnv<'a> {
     limits: (usize, usize),
     queues: &'a mut [Queues],
     delivered: &'a mut Vec<(PortId, VecBuf)>,
+    asked: &'a mut Vec<IpAddr>,
     wire: &'a mut Vec<VecBuf>,
     allocated: &'a mut u64,
     transmitted: &'a mut u64,
@@ -168,6 +172,10 @@ impl Env for SimEnv<'_> {
         queue.handed += 1;
         queue.packets.push_back(buf);
         Ok(())
+    }
+
+    fn resolve(&mut self, address: IpAddr) {
+        self.asked.push(address);
     }
 
     fn push_half(&mut self, to: WorkerId, msg: HalfMsg) -> Result<(), HalfMsg> {
@@ -347,6 +355,16 @@ impl Sim {
         self.nodes.iter().flat_map(|n| &n.engines).map(|e| e.gauges().held_fragments).sum()
     }
 
+    /// All directions of all flows of a node.
+    pub fn dump(&self, node: usize) -> Vec<FlowView> {
+        let mut all = Vec::new();
+        for engine in &self.nodes[node].engines {
+            let mut cursor = Cursor::default();
+            while engine.dump(self.now, &mut cursor, 100, &mut |flow| all.push(flow)) {}
+        }
+        all
+    }
+
     /// Whether every packet is accounted for: what came in or was made left, was dropped by name, was replaced by its
     /// fragments, or is held.
     ///
@@ -357,8 +375,8 @@ impl Sim {
             let dropped: u64 =
                 DropReason::ALL.iter().map(|r| n.counters.iter().map(|c| c.total_drops(*r)).sum::<u64>()).sum();
             let gauges = n.engines.iter().map(Engine::gauges);
-            let (held, replaced) =
-                gauges.fold((0, 0), |(h, r), g| (h + g.held_fragments as u64 + g.abandoned, r + g.replaced));
+            let (held, replaced) = gauges
+                .fold((0, 0), |(h, r), g| (h + (g.held_fragments + g.waiting) as u64 + g.abandoned, r + g.replaced));
             let queued: u64 = n.queues.iter().map(|q| q.packets.len() as u64).sum();
             let came = n.injected + n.allocated;
             let went = n.transmitted + dropped + held + replaced + queued;
@@ -400,6 +418,7 @@ impl SimNode {
             queues: (0..sim.workers).map(|_| Queues::default()).collect(),
             counters,
             delivered: Vec::new(),
+            asked: Vec::new(),
             wire: Vec::new(),
             allocated: 0,
             injected: 0,
@@ -436,6 +455,7 @@ impl SimNode {
             limits: (sim.hand_over_queue, sim.half_queue),
             queues: &mut self.queues,
             delivered: &mut self.delivered,
+            asked: &mut self.asked,
             wire: &mut self.wire,
             allocated: &mut self.allocated,
             transmitted: &mut self.transmitted,

@@ -59,4 +59,18 @@ fn bursts_do_not_allocate() {
         assert_eq!(bare.flows(), 0);
         assert_eq!(allocations() - hits, 0, "misses and their end");
     }
+    // The same through Services: choosing, translating, and judging again under another snapshot.
+    let mut bare = bare::Bare::with_services(8192, 100);
+    bare.burst_to_services(|i| i);
+    let before = allocations();
+    for first in 0..100 {
+        bare.burst_to_services(|i| first * 32 + i);
+        bare.burst_to_services(|i| first * 32 + i);
+    }
+    assert_eq!(allocations() - before, 0, "flows through Services");
+    assert_eq!(bare.flows(), 6400);
+    bare.change_one(1);
+    let before = allocations();
+    bare.burst_to_services(|i| i);
+    assert_eq!(allocations() - before, 0, "flows judged again");
 }

@@ -246,6 +246,23 @@ fn a_narrow_underlay_is_learnt_for_ten_minutes_by_all_workers() {
 }
 
 #[test]
+fn a_narrow_underlay_is_forgotten_also_by_those_who_send_nothing_for_weeks() {
+    let (mut sim, a, b) = cluster(false);
+    let spec = frame(&sim, a, b.ip(false), udp(), &[1; 1400 - 28]);
+    let wire = on_the_wire(&mut sim, a, &spec, Meta::default()).bytes();
+    sim.inject(0, PortId::UPLINK, WorkerId(0), needs_fragmentation(&wire, LEAST_QUOTE, 1400));
+    sim.settle();
+    // A bit more than half the clock's round: what lay behind lies ahead.
+    for _ in 0..9 {
+        sim.now = sim.now.wrapping_add(1 << 28);
+        sim.settle();
+    }
+    send(&mut sim, a, &spec);
+    assert_eq!(sim.drops(DropReason::TooBig), 0);
+    assert_eq!(sim.take(0, PortId::UPLINK).len(), 1);
+}
+
+#[test]
 fn news_about_another_network_is_no_news_where_the_quote_names_it() {
     type Change = fn(&mut [u8]);
     let cases: [(&str, Change, usize, bool); 6] = [

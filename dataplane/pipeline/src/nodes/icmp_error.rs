@@ -72,7 +72,7 @@ fn complain<E: Env>(w: &mut World<'_, E>, p: &Pkt<E::Buf>, parsed: &Parsed, erro
 }
 
 /// Our Ethernet address as the sender of a packet knows it. Behind a tunnel, `encap` writes the inner ones.
-fn our_mac<E: Env>(w: &World<'_, E>, p: &Pkt<E::Buf>) -> Mac {
+pub(super) fn our_mac<E: Env>(w: &World<'_, E>, p: &Pkt<E::Buf>) -> Mac {
     match (p.ctx.zone(), w.snap.local()) {
         (zone::PLAIN, Some(local)) => local.uplink_mac,
         _ => Mac::GATEWAY,
@@ -80,7 +80,7 @@ fn our_mac<E: Env>(w: &World<'_, E>, p: &Pkt<E::Buf>) -> Mac {
 }
 
 /// Sends an answer of ours to where a packet came from.
-fn send<E: Env>(w: &mut World<'_, E>, p: &Pkt<E::Buf>, mut buf: E::Buf) {
+pub(super) fn send<E: Env>(w: &mut World<'_, E>, p: &Pkt<E::Buf>, mut buf: E::Buf) {
     buf.meta_mut().port = p.ctx.via.port;
     let mut ctx = Ctx::new(p.ctx.via.port);
     ctx.l3 = ETH_LEN as u16;

@@ -9,20 +9,15 @@
 //!
 //! Next: `encap` for clients behind a tunnel; drop.
 
-use podplane_packet::buf::PacketBuf;
 use podplane_packet::build::{Answer, IcmpError, icmp_error, may_answer, may_reset, tcp_reset};
-use podplane_packet::id::{Mac, PortId};
 use podplane_packet::parse::{Parsed, Verdict, transport_ok};
-use podplane_tables::flow::Action;
 
-use super::classify::ETH_LEN;
-use super::{Next, Pkt, World, encap};
+use super::icmp_error::{our_mac, send};
+use super::{Next, Pkt, World};
 use crate::drop::DropReason;
 use crate::env::Env;
 use crate::graph::Node;
 use crate::headers::{self, TCP};
-use crate::pass::Pass;
-use crate::world::Ctx;
 
 pub(crate) const NODE: Node = Node {
     does: "Answers what a Service refuses with a TCP reset or port unreachable.",
@@ -57,34 +52,14 @@ fn may<E: Env>(w: &mut World<'_, E>, p: &Pkt<E::Buf>, parsed: &Parsed) -> bool {
 /// Builds and sends the answer. Without a buffer, nobody is told.
 fn tell<E: Env>(w: &mut World<'_, E>, p: &Pkt<E::Buf>, parsed: &Parsed) {
     let Some(mut buf) = w.env.alloc() else { return };
-    let plain = p.ctx.via.port == PortId::UPLINK && p.ctx.via.vtep.is_none();
-    // The gateway's MAC is every node's and so must not be seen on the network between them.
-    let src_mac = match w.snap.port(PortId::UPLINK) {
-        Some(uplink) if plain => uplink.mac,
-        _ => Mac::GATEWAY,
-    };
-    // Behind a tunnel, `encap` writes the inner MACs.
-    let answer = Answer { from: p.ctx.ip.dst, src_mac, dst_mac: p.src_mac() };
+    let answer = Answer { from: p.ctx.ip.dst, src_mac: our_mac(w, p), dst_mac: p.src_mac() };
     let built = match p.ctx.ip.proto {
         TCP => tcp_reset(&mut buf, &p.buf, parsed, answer.src_mac, answer.dst_mac),
         _ => icmp_error(&mut buf, &p.buf, parsed, unreachable(parsed.addrs.is_v6()), &answer),
     };
-    if !built {
+    if built {
+        send(w, p, buf);
+    } else {
         w.st.abandoned += 1;
-        return;
     }
-    buf.meta_mut().port = p.ctx.via.port;
-    let mut ctx = Ctx::new(p.ctx.via.port);
-    ctx.l3 = ETH_LEN as u16;
-    ctx.hash = p.ctx.hash;
-    ctx.pass = Some(Pass::gateway_reply());
-    let mut news = Pkt { buf, ctx };
-    let next = match p.ctx.via.vtep {
-        Some(vtep) => {
-            news.ctx.out = if p.ctx.via.entry { Action::Enter(vtep) } else { Action::Encap(vtep) };
-            encap::process(w, &mut news)
-        }
-        None => Next::Transmit(p.ctx.via.port, Pass::gateway_reply()),
-    };
-    w.finish(news, next);
 }

@@ -8,6 +8,9 @@ use podplane_packet::buf::PacketBuf;
 use podplane_packet::id::{Mac, PortId, Vni, WorkerId};
 use podplane_packet::testing::{FrameSpec, Ip, Transport, VecBuf};
 use podplane_pipeline::counters::WorkerCounters;
+use podplane_pipeline::snapshot::services::{
+    Backend, Choice, FrontendConfig, FrontendKind, Protocol, ServiceConfig, ServiceId, ServiceMap,
+};
 use podplane_pipeline::snapshot::{LocalConfig, PeerConfig, PortClass, PortEntry, Prefix, Snapshot, SnapshotConfig};
 use podplane_pipeline::{BURST, Engine, EngineConfig, Env, HalfMsg, Millis, Pass};
 use podplane_tables::mem::Want;
@@ -48,12 +51,90 @@ pub struct Bare {
     pub engine: Engine<VecBuf>,
     pub snapshot: Snapshot,
     pub env: Loop,
+    config: SnapshotConfig,
+    services: u32,
     /// The packet as it is received, to be written over what a buffer carries.
     template: Vec<u8>,
     burst: ArrayVec<VecBuf, BURST>,
 }
 
+/// The address of a Service: in 10.96.0.0/12.
+fn service_address(n: u32) -> [u8; 4] {
+    (u32::from_be_bytes([10, 96, 0, 0]) + n).to_be_bytes()
+}
+
+/// Services with ten endpoints each, all at one pod, and all sets different.
+fn services(count: u32) -> ServiceMap {
+    let service = |n: u32| {
+        let mut set: Vec<Backend> = (0..10)
+            .map(|i| Backend { address: [10, 0, 0, 3].into(), port: 1 + ((n * 10 + i) * 7919 % 65_521) as u16 })
+            .collect();
+        set.sort();
+        set.dedup();
+        let frontend = FrontendConfig {
+            kind: FrontendKind::ClusterIp,
+            address: service_address(n).into(),
+            port: 80,
+            inside: Choice::Set(0),
+            outside: Choice::Set(0),
+            sources: None,
+        };
+        let (protocol, frontends) = (Protocol::Udp, vec![frontend]);
+        Arc::new(ServiceConfig { protocol, affinity_seconds: None, sets: vec![set], frontends })
+    };
+    (0..count).map(|n| (ServiceId(n), service(n))).collect()
+}
+
 impl Bare {
+    /// A worker between two pods, one of which uses the other by way of so many Services with ten endpoints each.
+    pub fn with_services(flows: usize, count: u32) -> Bare {
+        let mut bare = Bare::new(flows, false);
+        bare.config.services = services(count);
+        bare.services = count;
+        bare.snapshot = Snapshot::compile(&bare.config, Some(&bare.snapshot)).expect("a valid configuration");
+        bare
+    }
+
+    /// Changes one Service's endpoints and compiles.
+    pub fn change_one(&mut self, n: u32) {
+        let id = ServiceId(n % self.services);
+        let mut service = ServiceConfig::clone(self.config.services.get(id).expect("there"));
+        let set = &mut service.sets[0];
+        let other = Backend { address: [10, 0, 0, 2].into(), port: 9 };
+        match set.iter().position(|b| *b == other) {
+            Some(at) => drop(set.remove(at)),
+            None => set.insert(0, other),
+        }
+        self.config.services.insert(id, Arc::new(service));
+        self.snapshot = Snapshot::compile(&self.config, Some(&self.snapshot)).expect("a valid configuration");
+    }
+
+    /// A burst of 32 packets to Services; `flow` numbers the flow of each, `flags` are TCP's, if it is TCP.
+    pub fn burst_to_services(&mut self, flow: impl Fn(u32) -> u32) {
+        for (i, buf) in self.burst.iter_mut().enumerate() {
+            let extra = buf.len() - self.template.len();
+            if extra > 0 {
+                assert!(buf.adj(extra));
+            }
+            let n = flow(i as u32);
+            let head = buf.head_mut();
+            head.copy_from_slice(&self.template);
+            head[30..34].copy_from_slice(&service_address(n % self.services));
+            head[34..36].copy_from_slice(&((n / self.services + 1024) as u16).to_be_bytes());
+            head[36..38].copy_from_slice(&80u16.to_be_bytes());
+            // The template's sum holds with the destination that it has.
+            let sum = u16::from_be_bytes([self.template[24], self.template[25]]);
+            let word = |b: &[u8], at: usize| u32::from(u16::from_be_bytes([b[at], b[at + 1]]));
+            let (old, new) = (word(&self.template, 30) + word(&self.template, 32), word(head, 30) + word(head, 32));
+            let sum = podplane_packet::checksum::update(sum, old, new);
+            head[24..26].copy_from_slice(&sum.to_be_bytes());
+            *buf.meta_mut() = podplane_packet::buf::Meta { port: PortId(2), ..Default::default() };
+        }
+        self.engine.burst(&self.snapshot, &mut self.env, &mut self.burst);
+        assert_eq!(self.env.out.len(), BURST, "all are forwarded");
+        std::mem::swap(&mut self.burst, &mut self.env.out);
+    }
+
     pub fn new(flows: usize, tunnel: bool) -> Bare {
         let port = |kind, last: u8| PortEntry {
             kind,
@@ -124,6 +205,8 @@ impl Bare {
             engine: engine.expect("memory for the flow table"),
             snapshot: Snapshot::compile(&config, None).expect("a valid configuration"),
             env: Loop { now: 0, out: ArrayVec::new() },
+            config,
+            services: 1,
             burst: (0..BURST).map(|_| VecBuf::new(&template)).collect(),
             template,
         }

@@ -1,0 +1,8 @@
+//! Services and masquerading, packet by packet, on two simulated nodes with one, two and four workers.
+
+mod choose;
+mod life;
+mod pieces;
+mod whose;
+mod wire;
+mod world;
