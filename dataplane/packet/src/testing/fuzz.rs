@@ -8,7 +8,8 @@ use crate::checksum::complete;
 use crate::gro::{Merge, Segment};
 use crate::gso::Segmenter;
 use crate::id::Mac;
-use crate::parse::{Kind, Parsed, Verdict, parse, parse_at, transport_ok};
+use crate::nat::{Place, Tuple, translate, translate_error};
+use crate::parse::{Kind, L4, Parsed, Verdict, parse, parse_at, transport_ok};
 use crate::wire::vxlan::VXLAN_LEN;
 use crate::wire::{Ipv4, proto};
 
@@ -145,6 +146,59 @@ pub fn gro(data: &[u8]) {
     }
 }
 
+/// Twelve bytes (where the checksum is partial, new ports, new addresses), then a frame, whose IPv4 checksum is made right.
+///
+/// # Panics
+/// If a translation that is refused changes the packet, or one that is not changes what it may not, makes a good checksum
+/// bad or a bad one good, or cannot be undone.
+pub fn nat(data: &[u8]) {
+    let Some((&[kind, offset, s0, s1, d0, d1, a, b, c, d, e, f], frame)) = data.split_first_chunk() else { return };
+    let mut frame = frame.to_vec();
+    seal(&mut frame, 0);
+    let Ok(p) = parse(&frame, frame.len()) else { return };
+    let (Some(src), Some(dst), Kind::Ipv4 | Kind::Ipv6) = (p.addrs.src(), p.addrs.dst(), p.kind) else { return };
+    let mut new = Tuple { src, dst, sport: u16::from_be_bytes([s0, s1]), dport: u16::from_be_bytes([d0, d1]) };
+    (new.src, new.dst) = match p.addrs.is_v6() {
+        false => ([a, b, c, d].into(), [d, e, f, a].into()),
+        true => ([[a, b, c, d]; 4].concat()[..].try_into().map_or(src, |a: [u8; 16]| a.into()), dst),
+    };
+    let mut buf = VecBuf::new(&frame);
+    if kind & 1 != 0 {
+        buf.meta_mut().csum = Csum::Partial { start: p.l4_off, offset: offset.into() };
+    }
+    let at = Place::from(&p);
+    let error = matches!(p.l4, L4::IcmpError { .. });
+    let run = if error { translate_error::<VecBuf> } else { translate::<VecBuf> };
+    let before = buf.clone();
+    if run(&mut buf, &at, &new).is_err() {
+        return assert_eq!(buf, before);
+    }
+    let now = parse(buf.head(), buf.len()).expect("what parsed goes on to parse");
+    assert_eq!(
+        (now.addrs.dst(), now.proto, now.l3_len, now.payload_off),
+        (Some(new.dst), p.proto, p.l3_len, p.payload_off)
+    );
+    let (was, is) = (transport_ok(&before, &p), transport_ok(&buf, &now));
+    // An ICMP message of zeros only has no sum (RFC 1624 section 3), and a quoted one may be any.
+    assert!(was == is || was == Verdict::Bad && matches!(p.proto, proto::ICMP | proto::ICMPV6), "{was:?}, {is:?}");
+    let old = match p.l4 {
+        L4::Ports { src: sport, dst: dport } => Tuple { src, dst, sport, dport },
+        L4::Echo { id, .. } => Tuple { src, dst, sport: id, dport: id },
+        _ => Tuple { src, dst, ..new },
+    };
+    if !error && was == Verdict::Good && kind & 1 == 0 {
+        assert_eq!(translate(&mut buf, &at, &old), Ok(()));
+        let mut back = buf.bytes();
+        // Both zeros are one sum; ours is the usual one.
+        for (field, original) in back.chunks_exact_mut(2).zip(frame.chunks_exact(2)) {
+            if field == [0, 0] && original == [0xff, 0xff] {
+                field.fill(0xff);
+            }
+        }
+        assert_eq!(back, frame);
+    }
+}
+
 /// Without what a merge may change: the identification of unfragmentable packets, and the checksums, which the input claims to be
 /// right without being asked.
 fn canonical(frame: &[u8]) -> Vec<u8> {
@@ -173,7 +227,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::{any_bytes, gso_spec, mutated};
+    use crate::testing::{any_bytes, frame_spec, gso_spec, mutated};
 
     /// Runs a target over the seeds that are kept for it.
     fn replay(name: &str, target: fn(&[u8])) {
@@ -205,6 +259,15 @@ mod tests {
             f.truncate(2000);
             let head = if sound { [4 | head[0] & 1, 0, size, 0, 0, 0, head[6] & 1, head[7]] } else { head };
             gso(&[&head[..], &f].concat());
+        }
+
+        #[test]
+        fn nat_copes(head: [u8; 12], f in prop_oneof![3 => mutated(), 1 => frame_spec().prop_map(|s| s.build())], sound: bool) {
+            let mut head = head;
+            if sound {
+                head[1] = [16, 6, 2][usize::from(head[1]) % 3];
+            }
+            nat(&[&head[..], &f].concat());
         }
 
         #[test]
