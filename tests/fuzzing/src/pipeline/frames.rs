@@ -8,6 +8,7 @@ use podplane_packet::testing::{FrameSpec, Ip, Transport, VecBuf, naive_sum};
 use podplane_packet::wire::proto;
 use podplane_pipeline::sim::{SimPod, gateway_v4, gateway_v6, node_v4, node_v6};
 
+use super::services::{ROUTER, cluster_ip, outside, router};
 use crate::input::Input;
 
 /// Who sends.
@@ -69,7 +70,7 @@ impl Maker {
         match end {
             End::Host0 => self.uplinks[0],
             End::Host1 => self.uplinks[1],
-            End::Stranger => Mac([2, 9, 9, 9, 9, 9]),
+            End::Stranger => ROUTER,
             pod => self.pods[pod as usize].mac,
         }
     }
@@ -97,19 +98,22 @@ impl Maker {
     fn address(&self, n: u8, v6: bool) -> IpAddr {
         let v4 = |a: [u8; 4]| Ipv4Addr::from(a);
         let n = n & 15;
+        match n {
+            8 => return router(v6),
+            10 => return cluster_ip(10, v6),
+            11 => return cluster_ip(12, v6),
+            14 => return outside(v6),
+            _ => {}
+        }
         if v6 {
             IpAddr::V6(match n {
                 0..=2 => self.pods[usize::from(n)].v6,
                 3 | 4 => node_v6(usize::from(n) - 3),
                 5 | 6 => gateway_v6(usize::from(n) - 5),
                 7 => Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1),
-                8 => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0xfe),
                 9 => Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 1),
-                10 => Ipv6Addr::UNSPECIFIED,
-                11 => Ipv6Addr::LOCALHOST,
                 12 => Ipv6Addr::new(0xfd00, 0x244, 2, 0, 0, 0, 0, 0x99),
-                13 => Ipv6Addr::new(0xfd00, 0x244, 1, 0, 0, 0, 0, 0x99),
-                14 => Ipv6Addr::new(0xfe80, 0, 0, 0, 0x50, 0x50ff, 0xfe00, 1),
+                13 => Ipv6Addr::UNSPECIFIED,
                 _ => Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1),
             })
         } else {
@@ -118,13 +122,9 @@ impl Maker {
                 3 | 4 => node_v4(usize::from(n) - 3),
                 5 | 6 => gateway_v4(usize::from(n) - 5),
                 7 => v4([169, 254, 1, 1]),
-                8 => v4([192, 0, 2, 254]),
                 9 => v4([224, 0, 0, 1]),
-                10 => v4([0; 4]),
-                11 => v4([127, 0, 0, 1]),
                 12 => v4([10, 244, 2, 0x99]),
-                13 => v4([10, 244, 1, 0x99]),
-                14 => v4([8, 8, 8, 8]),
+                13 => v4([0; 4]),
                 _ => v4([255; 4]),
             })
         }

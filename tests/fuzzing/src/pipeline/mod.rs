@@ -1,9 +1,11 @@
-//! The whole packet path: two nodes of two workers, three pods, and a stranger on the underlay, all of whom send what the
-//! input says, in the order and at the time that it says.
+//! The whole packet path: two nodes of two workers, three pods, Services, and a stranger on the underlay, all of whom send
+//! what the input says, in the order and at the time that it says.
 
 mod frames;
+mod services;
 
 use std::cell::RefCell;
+use std::net::IpAddr;
 
 use podplane_packet::buf::PacketBuf;
 use podplane_packet::id::{Mac, PortId, WorkerId};
@@ -53,6 +55,7 @@ impl World {
         };
         let mut sim = Sim::new(config);
         let pods = [0, 0, 1].map(|node| sim.add_pod(node));
+        services::serve(&mut sim, &pods);
         let maker = Maker::new(pods, [0, 1].map(|n| sim.nodes[n].uplink_mac()));
         World { sim, maker, pods, spoke: 0 }
     }
@@ -176,27 +179,38 @@ impl World {
         }
     }
 
-    /// What left by the uplink for nobody we know can only be the node's own traffic: a pod's goes into the tunnel or
-    /// nowhere.
+    /// What leaves the cluster does not carry a pod's address: it is the node's own, or was given the node's.
     fn left(&self, node: usize, spoke: u8, buf: &VecBuf) {
         let hosts = [1 << End::Host0 as u8, 1 << End::Host1 as u8][node];
-        assert!(spoke & hosts != 0, "a pod's frame left by the uplink: {:02x?}", buf.bytes());
+        if spoke & hosts != 0 {
+            return;
+        }
+        let parsed = parse(buf.head(), buf.len()).unwrap_or_else(|e| panic!("{e} in what left: {:02x?}", buf.bytes()));
+        let inside = match parsed.addrs.src() {
+            Some(IpAddr::V4(src)) => src.octets()[..2] == [10, 244],
+            Some(IpAddr::V6(src)) => src.segments()[..2] == [0xfd00, 0x244],
+            None => true,
+        };
+        assert!(!inside, "a pod's frame left by the uplink: {:02x?}", buf.bytes());
     }
 
     fn arrived(&self, node: usize, port: PortId, spoke: u8, buf: &VecBuf) {
         let at = self.pods.iter().position(|pod| pod.node == node && pod.port == port).expect("a pod's port");
         let pod = self.pods[at];
         let head = buf.head();
-        assert!(head.starts_with(&pod.mac.0) && head[6..12] == Mac::GATEWAY.0, "{head:02x?}");
+        assert_eq!(head[6..12], Mac::GATEWAY.0, "{head:02x?}");
         let parsed = parse(head, buf.len()).unwrap_or_else(|e| panic!("{e} in what was delivered: {head:02x?}"));
         assert!(parsed.kind != Kind::Other, "{parsed:?}");
+        // To everybody only the gateway's answer to a pod that has no address yet (RFC 4861 section 7.2.4).
+        let everybody = parsed.kind == Kind::Nd && head.starts_with(&[0x33, 0x33, 0, 0, 0, 1]);
+        assert!(everybody || head.starts_with(&pod.mac.0), "{head:02x?}");
         let (src, dst) = match parsed.addrs {
             Addrs::V4 { src, dst } if parsed.kind != Kind::Arp => {
                 assert_eq!(dst, pod.v4);
                 (Some(src), None)
             }
             Addrs::V6 { src, dst } => {
-                assert!(dst == pod.v6 || dst.is_unicast_link_local(), "{dst}");
+                assert!(dst == pod.v6 || dst.is_unicast_link_local() || everybody, "{dst}");
                 (None, Some(src))
             }
             _ => return,
