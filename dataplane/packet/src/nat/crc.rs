@@ -68,9 +68,15 @@ mod tests {
         assert_eq!(naive_crc32c(&[0xff; 32]).to_le_bytes(), [0x43, 0xab, 0xa8, 0x62]);
     }
 
+    /// Packets, now and then as long as they can be.
+    fn packet() -> impl Strategy<Value = Vec<u8>> {
+        let len = prop_oneof![9 => 12usize..2000, 1 => 60_000usize..65_536];
+        len.prop_flat_map(|n| prop::collection::vec(any::<u8>(), n))
+    }
+
     proptest! {
         #[test]
-        fn as_if_taken_anew(mut bytes in prop_oneof![9 => 12usize..2000, 1 => 60_000usize..65_536].prop_flat_map(|n| prop::collection::vec(any::<u8>(), n)), new: [u8; 4]) {
+        fn as_if_taken_anew(mut bytes in packet(), new: [u8; 4]) {
             let old = [bytes[0], bytes[1], bytes[2], bytes[3]];
             let before = naive_crc32c(&bytes).to_le_bytes();
             bytes[..4].copy_from_slice(&new);
