@@ -159,6 +159,7 @@ fn flows_go_on_in_the_next_process() {
 
     // It starts 60 s later; its clock stands at 2 s.
     let mut next = Process::start(1_060_000);
+    next.memory.set_seed(old.seed());
     let renumber = renumber(&old, 1_060_000, 2000, &["a", "b"]);
     let adopted = next.resume(&old, &renumber).unwrap();
     assert_eq!(adopted.map(|a| (a.taken, a.rejected)), [(4, [0; 3]), (1, [0; 3])]);
@@ -183,6 +184,8 @@ fn flows_go_on_in_the_next_process() {
         assert_eq!(next.v4[1].get(next.v4[1].resolve(*back).unwrap()).unwrap().peer(), Some(*there));
     }
     assert_eq!(next.quotas[0].used(ports[0]), 5);
+    let file = next.memory.file().unwrap().try_clone_to_owned().unwrap();
+    assert_eq!(OldFlows::open(file, &config(0)).unwrap().seed(), old.seed(), "for the one after the next");
     assert_eq!(next.v6[1].len(), 1);
 
     // What is left of the table can be used whole.

@@ -46,6 +46,7 @@ pub struct MemoryConfig {
 pub struct FlowMemory {
     config: MemoryConfig,
     carver: Carver,
+    header: Array<AtomicU64>,
     names: Names,
     /// Entries that no table has taken, by worker.
     entries: Vec<Option<Entries>>,
@@ -72,10 +73,21 @@ impl FlowMemory {
             let v4 = carver.carve(config.capacity + 1).ok_or_else(short)?;
             entries.push(Some((v4, carver.carve(config.capacity + 1).ok_or_else(short)?)));
         }
-        for (word, value) in header.iter().zip(Header::of(&config).0) {
+        let memory = FlowMemory { config, carver, header, names, entries };
+        memory.describe();
+        Ok(memory)
+    }
+
+    fn describe(&self) {
+        for (word, value) in self.header.iter().zip(Header::of(&self.config).0) {
             word.store(value, Ordering::Relaxed);
         }
-        Ok(FlowMemory { config, carver, names, entries })
+    }
+
+    /// Goes on with a former process' seed. To be called before there are flows.
+    pub fn set_seed(&mut self, seed: [u64; 2]) {
+        self.config.seed = seed;
+        self.describe();
     }
 
     /// A worker's tables, once. `seed` is the key of their hashes, random for each process.
