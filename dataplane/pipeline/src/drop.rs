@@ -81,6 +81,7 @@ reasons! {
     RouterAdvertisementFromPod "router-advertisement-from-pod" "A pod sent an IPv6 router advertisement.";
     RedirectFromPod "redirect-from-pod" "A pod sent an ICMP redirect.";
     SpoofedFromHost "spoofed-from-host" "The node's own stack sent a packet in the name of a pod or of another node, whose packets come by their ports or through the tunnel: check the node's forwarding rules.";
+    SpoofedFromUplink "spoofed-from-uplink" "A packet came plain by the uplink in the name of a pod or of this node: check who else uses their addresses.";
     NotToGateway "not-to-gateway" "A pod sent a frame to a MAC other than the gateway's; pods have no other neighbour.";
     VlanTagged "vlan-tagged" "A frame for the routed path carried an 802.1Q tag.";
     EtherTypeUnsupported "ethertype-unsupported" "A pod sent a frame that is neither ARP nor IPv4 nor IPv6.";

@@ -6,7 +6,7 @@ use arrayvec::ArrayVec;
 use podplane_packet::buf::PacketBuf;
 use podplane_packet::id::WorkerId;
 use podplane_tables::affinity::Affinity;
-use podplane_tables::flow::{FlowError, V4, V6};
+use podplane_tables::flow::{FlowError, Timeouts, V4, V6};
 use podplane_tables::mem::Want;
 use podplane_tables::reached;
 use podplane_tables::reasm::{Limits, Outcome, Reassembly};
@@ -94,6 +94,8 @@ pub struct Gauges {
     pub datagrams: usize,
     /// Packets that wait for a neighbour on the uplink's network.
     pub waiting: usize,
+    /// Clients whose backend is remembered (`sessionAffinity: ClientIP`).
+    pub affinities: usize,
     /// Packets that were freed because their fragments, or an answer, left in their place. Counts up.
     pub replaced: u64,
     /// Buffers that were taken and given back unused. Counts up.
@@ -210,6 +212,11 @@ impl<B: PacketBuf> Engine<B> {
         &mut self.state.flows
     }
 
+    /// How long flows of each class may be silent from now on, instead of [`TIMEOUTS`](crate::TIMEOUTS).
+    pub fn set_timeouts(&mut self, timeouts: Timeouts) {
+        self.state.flows.set_timeouts(timeouts);
+    }
+
     /// The flows.
     pub(crate) fn flows(&self) -> &Flows {
         &self.state.flows
@@ -224,6 +231,7 @@ impl<B: PacketBuf> Engine<B> {
             held_fragments: st.reassembly.held(),
             datagrams: st.reassembly.datagrams(),
             waiting: st.pending.len(),
+            affinities: st.affinity.len(),
             replaced: st.replaced,
             abandoned: st.abandoned,
         }

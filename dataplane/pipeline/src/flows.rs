@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use podplane_packet::id::{PortId, WorkerId};
 use podplane_tables::VtepIndex;
 use podplane_tables::flow::{
-    Action, Addr, Entry, Flags, FlowConfig, FlowError, FlowHash, FlowTable, Half, HalfRef, InsertError, Key, Slot, V4,
-    V6, siphash13,
+    Action, Addr, Entry, Flags, FlowConfig, FlowError, FlowHash, FlowTable, Half, HalfRef, InsertError, Key, Slot,
+    Timeouts, V4, V6, siphash13,
 };
 use podplane_tables::mem::{Pod, Want};
 use podplane_tables::quota::Quota;
@@ -15,6 +15,7 @@ use podplane_tables::wheel::Wheel;
 use crate::drop::DropReason;
 use crate::env::{BURST, Millis};
 use crate::halves::{self, Body, Msg};
+use crate::timeouts::TIMEOUTS;
 use crate::world::AnyKey;
 
 /// Buckets of the wheel, as a power of two: 1,024 of 128 ms, a horizon of 131 s.
@@ -29,6 +30,7 @@ where
 {
     pub(crate) table: FlowTable<A>,
     pub(crate) wheel: Wheel,
+    pub(crate) timeouts: Timeouts,
 }
 
 /// All flows of a worker.
@@ -135,6 +137,11 @@ impl Flows {
         }
     }
 
+    /// Other timeouts from now on; flows that are there keep theirs until they are looked at again.
+    pub(crate) fn set_timeouts(&mut self, timeouts: Timeouts) {
+        (self.v4.timeouts, self.v6.timeouts) = (timeouts, timeouts);
+    }
+
     /// The entry of a key of either family.
     pub(crate) fn find(&self, key: &AnyKey) -> Option<Slot> {
         match key {
@@ -205,7 +212,7 @@ where
     fn new(table: FlowTable<A>, now: Millis) -> Self {
         // Slots count from 1.
         let wheel = Wheel::new(table.capacity() + 1, BUCKET_BITS, TICK_SHIFT, now);
-        Part { table, wheel }
+        Part { table, wheel, timeouts: TIMEOUTS }
     }
 
     /// Inserts the initiator's half.

@@ -14,7 +14,7 @@
 
 use podplane_packet::id::WorkerId;
 use podplane_tables::flow::{
-    Action, Addr, Entry, EntryState, Flags, Half, HalfRef, Key, Rewrite, Slot, TimeoutClass, V4, V6,
+    Action, Addr, Entry, EntryState, Flags, Half, HalfRef, Key, Rewrite, Slot, TimeoutClass, Timeouts, V4, V6,
 };
 use podplane_tables::mem::Pod;
 use podplane_tables::wheel::Look;
@@ -24,7 +24,7 @@ use crate::drop::DropReason;
 use crate::env::{Env, Millis};
 use crate::flows::{Family, Flows};
 use crate::snapshot::Snapshot;
-use crate::timeouts::{RETRY, TIMEOUTS, class, learn, look};
+use crate::timeouts::{RETRY, class, learn, look};
 
 /// How many flows one call of housekeeping looks at.
 const LOOKS: usize = 256;
@@ -159,7 +159,8 @@ where
     denied.peer = None;
     denied.last_seen = now;
     if part.table.replace(slot, &denied, quota).is_ok() {
-        part.arm(slot, now.wrapping_add(TIMEOUTS.of(TimeoutClass::Deny)));
+        let timeout = part.timeouts.of(TimeoutClass::Deny);
+        part.arm(slot, now.wrapping_add(timeout));
     }
 }
 
@@ -170,12 +171,13 @@ where
 {
     let (me, now) = (flows.me, env.now());
     let (part, _) = A::of(flows);
+    let timeouts = part.timeouts;
     let Some(slot) = part.table.resolve(creator).filter(|_| creator.worker == me) else { return };
     let Some(entry) = part.table.get_mut(slot) else { return };
     if entry.state() != EntryState::Live || !entry.flags().has(Flags::INITIATOR) {
         return;
     }
-    let deadline = merge(entry, now.wrapping_sub(age), other);
+    let deadline = merge(entry, &timeouts, now.wrapping_sub(age), other);
     if !reached(now, deadline) {
         let class = entry.class();
         part.arm(slot, soonest(now, deadline, class));
@@ -185,7 +187,7 @@ where
 }
 
 /// Takes over what the other half knows; returns when the flow ends if nothing more comes.
-fn merge<A: Addr>(entry: &mut Entry<A>, other_seen: Millis, other: Flags) -> Millis {
+fn merge<A: Addr>(entry: &mut Entry<A>, timeouts: &Timeouts, other_seen: Millis, other: Flags) -> Millis {
     if reached(other_seen, entry.last_seen()) {
         entry.touch(other_seen);
     }
@@ -193,7 +195,7 @@ fn merge<A: Addr>(entry: &mut Entry<A>, other_seen: Millis, other: Flags) -> Mil
     let class = class(entry.key().proto, flags);
     entry.set_flags(flags);
     entry.set_class(class);
-    entry.last_seen().wrapping_add(TIMEOUTS.of(class))
+    entry.last_seen().wrapping_add(timeouts.of(class))
 }
 
 fn soonest(now: Millis, deadline: Millis, class: TimeoutClass) -> Millis {
@@ -290,7 +292,7 @@ where
 {
     let (me, now) = (flows.me, env.now());
     let (part, quota) = A::of(flows);
-    let crate::flows::Part { table, wheel } = part;
+    let crate::flows::Part { table, wheel, timeouts } = part;
     wheel.run(now, LOOKS, |index| {
         let Some(slot) = Slot::from_index(index) else { return Look::Done };
         let Some(entry) = table.get_mut(slot) else { return Look::Done };
@@ -304,7 +306,7 @@ where
             return Look::Again(now.wrapping_add(RETRY));
         }
         let orphan = is_orphan(&half, snap);
-        let deadline = if orphan { now } else { half.last_seen.wrapping_add(TIMEOUTS.of(half.class)) };
+        let deadline = if orphan { now } else { half.last_seen.wrapping_add(timeouts.of(half.class)) };
         let idle = now.wrapping_sub(half.last_seen);
         if !reached(now, deadline) && idle < look(half.class) {
             return Look::Again(soonest(now, deadline, half.class));
@@ -334,7 +336,7 @@ where
         let known = reply.and_then(|s| table.get(s)).map(|e| (e.last_seen(), e.flags()));
         let Some(entry) = table.get_mut(slot) else { return Look::Done };
         let deadline = match known {
-            Some((seen, flags)) if !orphan => merge(entry, seen, flags),
+            Some((seen, flags)) if !orphan => merge(entry, timeouts, seen, flags),
             _ => deadline,
         };
         let class = entry.class();

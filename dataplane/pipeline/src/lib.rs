@@ -35,3 +35,4 @@ pub use env::{BURST, Env, Millis};
 pub use halves::HalfMsg;
 pub use pass::Pass;
 pub use snapshot::Snapshot;
+pub use timeouts::TIMEOUTS;

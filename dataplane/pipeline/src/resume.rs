@@ -37,7 +37,9 @@ impl FlowStore {
 impl<B: PacketBuf> Engine<B> {
     /// Gives the engine these flows and gets its own. Costs no more than a copy of some words.
     pub fn exchange_flows(&mut self, store: &mut FlowStore) {
+        let timeouts = self.flows().v4.timeouts;
         std::mem::swap(self.flows_mut(), &mut store.0);
+        self.set_timeouts(timeouts);
     }
 }
 

@@ -187,6 +187,11 @@ impl Snapshot {
         self.services.views()
     }
 
+    /// Bytes of the tables that choose among Services' backends. Walks all of them: for gauges.
+    pub fn service_table_bytes(&self) -> usize {
+        self.services.table_bytes()
+    }
+
     /// The cells that say when something last changed.
     #[inline]
     pub fn changed(&self) -> &ChangedCells {

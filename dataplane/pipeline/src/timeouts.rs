@@ -7,8 +7,8 @@ use crate::headers::{ICMP, ICMPV6, SCTP, TCP, UDP};
 
 const SECOND: Millis = 1000;
 
-/// The table.
-pub(crate) const TIMEOUTS: Timeouts = {
+/// The timeouts that a node has unless told otherwise: conntrack's as kube-proxy sets them.
+pub const TIMEOUTS: Timeouts = {
     let mut t = [0; TimeoutClass::COUNT];
     t[TimeoutClass::Other as usize] = 600 * SECOND;
     t[TimeoutClass::TcpOpening as usize] = 60 * SECOND;

@@ -23,7 +23,7 @@ use crate::halves;
 use crate::headers::{SCTP, TCP, UDP};
 use crate::owner::{Arrival, Ends, owner};
 use crate::snapshot::PortClass;
-use crate::timeouts::{TIMEOUTS, class, look, observe};
+use crate::timeouts::{class, look, observe};
 use crate::world::{AnyKey, Ctx, zone};
 
 pub(crate) const NODE: Node = Node {
@@ -144,7 +144,8 @@ where
             if let Some(entry) = part.table.get_mut(slot).filter(|_| paired) {
                 entry.set_peer(Some(HalfRef { worker: other, ..mine }));
             }
-            part.arm(slot, w.now.wrapping_add(TIMEOUTS.of(forward.class).min(look(forward.class))));
+            let timeout = part.timeouts.of(forward.class).min(look(forward.class));
+            part.arm(slot, w.now.wrapping_add(timeout));
             ctx.slot = Some(slot);
             Ok(())
         }

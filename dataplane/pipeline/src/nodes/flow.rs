@@ -21,7 +21,7 @@ use crate::flows::Family;
 use crate::graph::{Node, NodeId};
 use crate::halves::{self, RENUMBER};
 use crate::revalidate::{Judged, judge};
-use crate::timeouts::{TIMEOUTS, class, is_closed, is_opening, look, observe};
+use crate::timeouts::{class, is_closed, is_opening, look, observe};
 use crate::world::{AnyKey, Ctx, zone};
 
 pub(crate) const NODE: Node = Node {
@@ -124,7 +124,8 @@ where
         let class = class(key.proto, flags);
         if flags.has(Flags::INITIATOR) && class != entry.class() {
             entry.set_class(class);
-            part.arm(slot, w.now.wrapping_add(TIMEOUTS.of(class).min(look(class))));
+            let timeout = part.timeouts.of(class).min(look(class));
+            part.arm(slot, w.now.wrapping_add(timeout));
         }
     }
     Hit::Allowed

@@ -23,6 +23,7 @@ pub(crate) const NODE: Node = Node {
     does: "Looks the destination up: a pod, the node, a peer, the world outside.",
     drops: &[
         DropReason::SpoofedFromHost,
+        DropReason::SpoofedFromUplink,
         DropReason::Hairpin,
         DropReason::VxlanNotLocal,
         DropReason::GatewayNoService,
@@ -45,6 +46,11 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
     let taken = |hop| matches!(hop, NextHop::Local(_) | NextHop::Vtep(_) | NextHop::Node(_) | NextHop::Blackhole);
     if p.ctx.class == PortClass::Host && w.snap.route(p.ctx.ip.src).is_some_and(taken) {
         return Next::Drop(DropReason::SpoofedFromHost);
+    }
+    // Nor does anybody outside speak for pods, whose packets come through tunnels, or for this node.
+    let known = |hop| !matches!(hop, NextHop::Node(_));
+    if p.ctx.zone() == zone::PLAIN && w.snap.route(p.ctx.ip.src).is_some_and(known) {
+        return Next::Drop(DropReason::SpoofedFromUplink);
     }
     match back(w.snap, &p.ctx).and_then(|back| Ok((back, out(w.snap, &p.ctx)?))) {
         Ok((back, out)) => {

@@ -55,6 +55,10 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
         learn(w, peer, mtu);
         return Next::To(NodeId::L2Pass);
     }
+    // A flooded frame for another node may go to a frontend that both serve.
+    if !p.buf.head().starts_with(&local.uplink_mac.0) {
+        return Next::To(NodeId::L2Pass);
+    }
     match claim(w.snap, local, &ip, &l4) {
         Claim::Passes => Next::To(NodeId::L2Pass),
         ours => {

@@ -173,6 +173,27 @@ fn a_flow_moves_with_its_clients_entry_node() {
 }
 
 #[test]
+fn nobody_outside_speaks_for_pods_or_the_node_nor_flooded_frames_for_us() {
+    everywhere(|workers, v6| {
+        let mut w = World::new(workers);
+        let (to, a) = ((node(v6, 0), 30_080), w.pods[0]);
+        w.serve(1, &service(Protocol::Udp, &[to], &[(pod(v6, a), 80)]));
+        let (wire, at) = (Place::Wire(0), Place::Pod(a));
+        for src in [pod(v6, w.pods[1]), pod(v6, w.pods[2]), node(v6, 0)] {
+            assert!(w.send(wire, src, to.0, udp(5, to.1), at).is_empty());
+        }
+        assert_eq!(w.drops(), [("spoofed-from-uplink", 3)]);
+        let mut flooded = w.frame(wire, client(v6, 1), to.0, udp(5, to.1), b"");
+        flooded.dst_mac = Mac([2, 0, 0, 0, 0xaa, 0x77]);
+        w.inject(wire, &flooded.build());
+        w.sim.settle();
+        assert!(w.take(at).is_empty());
+        assert_eq!(w.take(Place::Host(0)).len(), 1, "left to the node's own stack");
+        assert_eq!(w.sim.flows(), 0);
+    });
+}
+
+#[test]
 fn the_entry_network_is_for_clients_outside_alone() {
     // Node 1 speaks in the entry network in the name of one of node 0's own pods, of node 0, or of the third node.
     for claimed in ["10.244.1.10", "192.0.2.1", "192.0.2.3", "10.244.3.10"] {

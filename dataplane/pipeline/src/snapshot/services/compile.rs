@@ -53,6 +53,12 @@ impl Tables {
         }
     }
 
+    /// Bytes of the tables in use.
+    pub(super) fn bytes(&self) -> usize {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.tables.values().filter_map(Weak::upgrade).map(|table| table.bytes()).sum()
+    }
+
     /// A set with its table. The names are those of the addresses where all ports are equal, so that a Service's ports
     /// share one table.
     fn set(&self, backends: &[Backend], seed: [u64; 2]) -> Arc<Set> {
@@ -199,7 +205,11 @@ impl Services {
         if f.kind == FrontendKind::ClusterIp {
             uses.cluster_ips = uses.cluster_ips.wrapping_add_signed(by);
         }
-        self.addresses.insert(key, uses);
+        if uses.all == 0 {
+            self.addresses.remove(&key);
+        } else {
+            self.addresses.insert(key, uses);
+        }
     }
 
     fn count_host_backends(&mut self, service: &ServiceConfig, come: bool) {

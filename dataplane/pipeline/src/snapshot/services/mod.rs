@@ -143,6 +143,8 @@ const FORMER: usize = 16 * 1024;
 #[derive(Clone, Debug, Default)]
 struct Former {
     known: Map<Socket, ()>,
+    /// How many of each address.
+    addresses: Map<u128, u32>,
     order: VecDeque<Socket>,
 }
 
@@ -152,10 +154,17 @@ impl Former {
             return;
         }
         self.order.push_back(socket);
+        *self.addresses.entry(socket.address).or_default() += 1;
         if self.order.len() > FORMER
             && let Some(oldest) = self.order.pop_front()
         {
             self.known.remove(&oldest);
+            if let Some(count) = self.addresses.get_mut(&oldest.address) {
+                *count -= 1;
+                if *count == 0 {
+                    self.addresses.remove(&oldest.address);
+                }
+            }
         }
     }
 }
@@ -200,7 +209,9 @@ impl Services {
     /// Whether an address has frontends, or had any.
     #[inline]
     pub(crate) fn has_address(&self, address: IpAddr) -> bool {
-        self.addresses.get(&number(address)).is_some()
+        let address = number(address);
+        self.addresses.get(&address).is_some()
+            || !self.former.addresses.is_empty() && self.former.addresses.contains_key(&address)
     }
 
     /// Whether an address is some Service's ClusterIP.
@@ -218,6 +229,11 @@ impl Services {
     #[inline]
     pub(crate) fn has_host_backends(&self) -> bool {
         !self.host_backends.is_empty()
+    }
+
+    /// Bytes of the Maglev tables in use; a table that several sets share counts once.
+    pub(crate) fn table_bytes(&self) -> usize {
+        self.tables.bytes()
     }
 
     /// All frontends.
