@@ -1,5 +1,5 @@
 //! All that Podplane does to the node's kernel network: links, addresses, routes, rules, neighbours, namespaces,
-//! sysctls, offloads, ingress drop, the routes of the node's own traffic, and the take-over of an uplink.
+//! sysctls, offloads, ingress drop, the routes and rules of the node's own traffic, and the take-over of an uplink.
 //!
 //! Everything is synchronous and speaks netlink itself: no `ip`, `ethtool` or `nft` is executed, so nothing but the
 //! kernel must be present, and the errors are the kernel's own words.
@@ -19,7 +19,9 @@ pub mod neighbours;
 mod netlink;
 pub mod netns;
 pub mod node_routes;
+pub mod node_rules;
 mod raw;
+pub mod reserved_ports;
 pub mod routes;
 pub mod rules;
 pub mod sysctl;

@@ -23,7 +23,7 @@ pub const HOST_GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0x50, 0x50f
 /// What the node's routes should say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeRoutes {
-    /// Pod ranges of this node and of all others, Services' ranges later; both families.
+    /// Pod ranges of this node and of all others, ranges of ClusterIPs, addresses of load balancers; both families.
     pub prefixes: Vec<IpNet>,
     /// The node's IPv4 address: the source of its packets to these ranges. `None`: the kernel chooses.
     pub source_v4: Option<Ipv4Addr>,
@@ -97,7 +97,7 @@ fn route_for(prefix: IpNet, port: u32, wanted: &NodeRoutes) -> Route {
 
 /// Whether the kernel's `present` route is the `wanted` one. The kernel fills in the metric (IPv6: 1024), a preference,
 /// and drops the onlink flag of IPv6 gateways that are reachable anyway.
-fn same(present: &Route, wanted: &Route) -> bool {
+pub(crate) fn same(present: &Route, wanted: &Route) -> bool {
     let way = |r: &Route| r.hops.iter().map(|h| (h.gateway, h.index)).collect::<Vec<_>>();
     present.dst == wanted.dst
         && present.src == wanted.src
@@ -108,17 +108,23 @@ fn same(present: &Route, wanted: &Route) -> bool {
 
 /// The gateways answer from any host port with the same address, so nobody needs to ask.
 fn ensure_gateways(netlink: &mut Netlink, port: u32, wanted: &NodeRoutes) -> Result<usize> {
-    let present = netlink.neighbours(Some(port))?;
     let mut set = 0;
-    for gateway in [IpAddr::from(GATEWAY_V4), IpAddr::from(HOST_GATEWAY_V6)] {
-        let used = wanted.prefixes.iter().any(|p| p.addr().is_ipv4() == gateway.is_ipv4());
-        let right = present
-            .iter()
-            .any(|n| n.address == gateway && n.mac == Some(Mac::GATEWAY) && n.state == NeighState::Permanent);
-        if used && !right {
-            netlink.set_permanent_neighbour(port, gateway, Mac::GATEWAY)?;
-            set += 1;
+    for v6 in [false, true] {
+        if wanted.prefixes.iter().any(|prefix| prefix.addr().is_ipv6() == v6) {
+            set += ensure_gateway(netlink, port, v6)?;
         }
     }
     Ok(set)
+}
+
+/// The same for the gateway of one family; answers how many entries had to be set.
+pub(crate) fn ensure_gateway(netlink: &mut Netlink, port: u32, v6: bool) -> Result<usize> {
+    let gateway = if v6 { IpAddr::from(HOST_GATEWAY_V6) } else { IpAddr::from(GATEWAY_V4) };
+    let right =
+        |n: &crate::Neighbour| n.address == gateway && n.mac == Some(Mac::GATEWAY) && n.state == NeighState::Permanent;
+    if netlink.neighbours(Some(port))?.iter().any(right) {
+        return Ok(0);
+    }
+    netlink.set_permanent_neighbour(port, gateway, Mac::GATEWAY)?;
+    Ok(1)
 }

@@ -15,7 +15,9 @@ use podplane_hostnet::{
     Address, LinkChange, Mac, NeighState, Netns, Peer, Route, Rule, Veth,
     ethtool::{Ethtool, NOT_IN_VIRTIO},
     events::{Event, Events, Interest},
-    ingress_drop, node_routes, routes, sysctl,
+    ingress_drop, node_routes,
+    node_rules::{self, NodeRules, Served},
+    reserved_ports, routes, sysctl,
     takeover::{self, HostPortSpec},
 };
 
@@ -327,4 +329,99 @@ fn node_routes_touch_only_what_differs() {
     assert!(space.sh("ip route").contains("10.250.0.0/16"), "not ours");
     assert_eq!(space.run(|| takeover::restore(state.path())).unwrap(), takeover::Restored::GivenBack);
     assert_eq!(space.sh("nft list ruleset; ip link | grep podplane || true"), "");
+}
+
+#[test]
+fn node_rules_lead_own_addresses_to_the_host_port_and_go_again() {
+    let mut space = Space::new("rules");
+    let state = tempfile::tempdir().unwrap();
+    let missing = node_rules::ensure(&mut space.netlink, &NodeRules::default()).unwrap_err();
+    assert!(missing.is_not_found(), "{missing}");
+    let before = space.sh("ip rule; ip -6 rule");
+    let spec = HostPortSpec {
+        mac: Mac([2, 0, 0, 0, 0, 9]),
+        mtu: 1500,
+        addresses: vec!["192.0.2.10/24".parse().unwrap(), "2001:db8::10/64".parse().unwrap()],
+        routes: Vec::new(),
+    };
+    space.run(|| takeover::create_host_port(&spec, state.path())).unwrap();
+    let served = |address: &str, protocol, ports| Served { address: address.parse().unwrap(), protocol, ports };
+    let mut wanted = NodeRules {
+        served: vec![
+            served("192.0.2.10", 6, (30_000, 32_767)),
+            served("192.0.2.10", 17, (30_000, 32_767)),
+            served("2001:db8::10", 6, (30_000, 32_767)),
+            served("127.0.0.1", 17, (8080, 8080)),
+            served("192.0.2.10", 132, (5000, 5000)),
+        ],
+        source_v4: Some("192.0.2.10".parse().unwrap()),
+        source_v6: Some("2001:db8::10".parse().unwrap()),
+        mtu: Some(1450),
+    };
+    let changed = node_rules::ensure(&mut space.netlink, &wanted).unwrap();
+    // Of each family a neighbour, a default route, and the local rule made there and removed here; five rules.
+    assert_eq!((changed.set, changed.removed), (2 * 4 + 5, 0));
+    assert_eq!(node_rules::ensure(&mut space.netlink, &wanted).unwrap(), node_rules::Changed::default());
+    let rules = space.sh("ip rule");
+    // The kernel answers no "route get" for it.
+    assert!(rules.contains("to 192.0.2.10 iif lo ipproto sctp dport 5000 lookup 100 proto 80"), "{rules}");
+    assert!(rules.starts_with("90:\t") && rules.contains("100:\tfrom all lookup local proto 80"), "{rules}");
+    let way = |space: &Space, what: &str| space.sh(&format!("ip route get {what} || true"));
+    for (what, through) in [
+        ("192.0.2.10 ipproto tcp dport 30080", true),
+        ("192.0.2.10 ipproto udp dport 32767", true),
+        ("192.0.2.10 ipproto tcp dport 32768", false),
+        ("192.0.2.10 ipproto tcp dport 22", false),
+        ("2001:db8::10 ipproto tcp dport 30080", true),
+        ("2001:db8::10 ipproto tcp dport 22", false),
+        ("127.0.0.1 ipproto udp dport 8080", true),
+        ("127.0.0.1 ipproto tcp dport 8080", false),
+    ] {
+        assert_eq!(way(&space, what).contains("dev podplane0 table 100"), through, "{what}: {}", way(&space, what));
+    }
+    // What the host port brings is delivered.
+    let inward = way(&space, "192.0.2.10 from 192.0.2.77 iif podplane0 ipproto tcp dport 30080");
+    assert!(inward.contains("local 192.0.2.10"), "{inward}");
+
+    // Somebody undoes it; something is not wanted any more; something of somebody else is there.
+    space.sh(
+        "ip rule del pref 100; ip rule add pref 0 lookup local; ip route flush table 100; ip rule add pref 95 lookup 7",
+    );
+    wanted.served.remove(0);
+    let changed = node_rules::ensure(&mut space.netlink, &wanted).unwrap();
+    assert_eq!((changed.set, changed.removed), (2 + 1, 1), "the local rule's move, the IPv4 default");
+    assert!(!way(&space, "192.0.2.10 ipproto tcp dport 30080").contains("podplane0"));
+    assert!(way(&space, "192.0.2.10 ipproto udp dport 30080").contains("podplane0"));
+
+    node_rules::remove_all(&mut space.netlink).unwrap();
+    node_rules::remove_all(&mut space.netlink).unwrap();
+    space.sh("ip rule del pref 95");
+    assert_eq!(space.sh("ip rule; ip -6 rule"), before);
+    assert_eq!(space.sh("ip route show table 100; ip -6 route show table 100"), "");
+    space.run(|| takeover::restore(state.path())).unwrap();
+}
+
+#[test]
+fn ports_are_reserved_beside_others_and_given_back() {
+    let space = Space::new("reserved");
+    let state = tempfile::tempdir().unwrap();
+    let now = |space: &Space| space.sh("cat /proc/sys/net/ipv4/ip_local_reserved_ports").trim().to_owned();
+    let ensure = |space: &Space, ports| space.run(|| reserved_ports::ensure(state.path(), ports)).unwrap();
+    space.sh("echo 8080,50000-50009 > /proc/sys/net/ipv4/ip_local_reserved_ports");
+    assert!(ensure(&space, (49_152, 65_535)));
+    assert!(!ensure(&space, (49_152, 65_535)));
+    assert_eq!(now(&space), "8080,49152-65535");
+    // Other settings, and somebody who empties it.
+    assert!(ensure(&space, (60_000, 65_535)));
+    assert_eq!(now(&space), "8080,50000-50009,60000-65535");
+    space.sh("echo 9090 > /proc/sys/net/ipv4/ip_local_reserved_ports");
+    assert!(ensure(&space, (60_000, 65_535)));
+    assert_eq!(now(&space), "9090,60000-65535");
+    space.run(|| reserved_ports::remove(state.path())).unwrap();
+    space.run(|| reserved_ports::remove(state.path())).unwrap();
+    assert_eq!(now(&space), "9090");
+    space.sh("echo > /proc/sys/net/ipv4/ip_local_reserved_ports");
+    assert!(ensure(&space, (60_000, 65_535)));
+    space.run(|| reserved_ports::remove(state.path())).unwrap();
+    assert_eq!(now(&space), "", "nothing was there, and nothing stays");
 }

@@ -21,6 +21,7 @@ mod give_back;
 mod record;
 mod take;
 
+pub(crate) use record::boot_id;
 pub use record::{HostPortState, Record, UplinkState};
 
 /// The node's side of the host port.

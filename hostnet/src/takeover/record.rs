@@ -220,7 +220,7 @@ pub(super) fn lock(state_dir: &Path) -> Result<Flock<File>> {
     Flock::lock(folder, FlockArg::LockExclusive).map_err(|(_, e)| Error::io(what(), e))
 }
 
-fn boot_id() -> Result<String> {
+pub(crate) fn boot_id() -> Result<String> {
     let path = "/proc/sys/kernel/random/boot_id";
     Ok(fs::read_to_string(path).map_err(|e| Error::io(format!("read {path}"), e))?.trim().to_string())
 }
