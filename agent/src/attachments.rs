@@ -13,10 +13,12 @@ use podplane_api::{
 use podplane_config::v1;
 use podplane_hostnet::Mac;
 use podplane_hostnet::node_routes::{GATEWAY_V4, GATEWAY_V6};
+use podplane_index::Index;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::desired::Desired;
 use crate::host::HostLinks;
+use crate::host_ports;
 use crate::ipam::{self, IpamError, Lease, Store, Wish};
 use crate::publish::{NotApplied, Observer};
 
@@ -100,11 +102,17 @@ impl Attachments {
             return Err(later(obstacle));
         }
         let Some(mtu) = mtu else { return Err(later(self.never_connected())) };
+        let host_ports = host_ports::of(&request.host_ports, &ranges).map_err(|reason| refuse(400, reason))?;
+        let name = name(&request.attachment);
+        if let Some(reason) = self.desired.read(|index| conflict(index, &name, &host_ports)) {
+            return Err(refuse(409, reason));
+        }
         let request = request.clone();
         let reserved = self
             .on_disk(move |store| {
                 let (id, netns, pod) = (&request.attachment, request.netns.as_str(), request.pod.as_ref());
-                store.reserve(&Wish { id, netns, pod, ranges: &ranges, mtu }, ipam::now())
+                let host_ports = host_ports.as_slice();
+                store.reserve(&Wish { id, netns, pod, ranges: &ranges, mtu, host_ports }, ipam::now())
             })
             .await?;
         for address in &reserved.reused_early {
@@ -121,7 +129,11 @@ impl Attachments {
             return Err(unknown(&request.attachment));
         };
         let name = name(&request.attachment);
-        let (attached, version) = self.desired.edit(|index| index.attach(endpoint(&lease)));
+        let (attached, version) = self.desired.edit(|index| {
+            // Who has come in between: two ADDs may want the same host port.
+            let taken = conflict(index, &name, &lease.host_ports).filter(|_| !lease.ready);
+            taken.map_or_else(|| index.attach(endpoint(&lease)), Err)
+        });
         attached.map_err(|reason| refuse(409, reason))?;
         let withheld = self.desired.read(|index| index.withheld().find(|withheld| withheld.id == name));
         let outcome = match withheld {
@@ -196,6 +208,10 @@ impl Attachments {
         if let Some(withheld) = self.desired.read(|index| index.withheld().find(|withheld| withheld.id == name)) {
             return Err(refuse(404, withheld.reason));
         }
+        let refused = self.desired.read(|index| index.refused_host_ports().find(|refused| refused.id == name));
+        if let Some(refused) = refused {
+            return Err(refuse(404, refused.reason));
+        }
         let (connected, failed) = self.observer.look(|p| (p.connected, p.failed.get(&name).cloned()));
         match failed {
             Some(reason) => Err(refuse(404, format!("the dataplane could not connect {name}: {reason}"))),
@@ -219,7 +235,7 @@ impl Attachments {
 
     /// Why no pod can be added now.
     pub fn obstacle(&self) -> Option<String> {
-        let obstacle = self.desired.read(podplane_index::Index::obstacle);
+        let obstacle = self.desired.read(Index::obstacle);
         obstacle.or_else(|| {
             self.observer.look(|progress| match (progress.connected, progress.version, &progress.refused) {
                 (false, ..) => Some(NotApplied::NotConnected(progress.trouble.clone()).to_string()),
@@ -308,6 +324,11 @@ impl Attachments {
     }
 }
 
+/// Why a new attachment cannot have its host ports.
+fn conflict(index: &Index, name: &str, ports: &[v1::HostPort]) -> Option<String> {
+    ports.iter().find_map(|port| index.host_port_conflict(name, port))
+}
+
 fn unknown(id: &AttachmentId) -> Refusal {
     refuse(404, format!("there is no attachment {}: it was never added, or deleted", name(id)))
 }
@@ -324,7 +345,7 @@ fn endpoint(lease: &Lease) -> v1::Endpoint {
         port: v1::PortKind::Veth { host_ifname: lease.host_ifname.clone() },
         mac: lease.mac,
         addresses: lease.addresses.clone(),
-        host_ports: Vec::new(),
+        host_ports: lease.host_ports.clone(),
     }
 }
 
@@ -338,5 +359,6 @@ fn reply(lease: &Lease) -> AddReply {
         gateways: v4.into_iter().chain(has(false).then_some(IpAddr::V6(GATEWAY_V6))).collect(),
         gateway_mac: Mac::GATEWAY.to_string(),
         mtu: lease.mtu,
+        host_ports: host_ports::mappings(&lease.host_ports),
     }
 }

@@ -1,5 +1,7 @@
-//! What the agent keeps right on its node: routes to pods through the host port, and the uplink after the dataplane
-//! has gone.
+//! What the agent keeps right on its node: routes and rules that bring the node's own traffic to the host port, and the
+//! uplink after the dataplane has gone.
+
+mod place;
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -9,17 +11,16 @@ use std::time::{Duration, SystemTime};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use podplane_hostnet::events::{Event, Events, Interest};
-use podplane_hostnet::node_routes::{self, NodeRoutes};
 use podplane_hostnet::routes::PROTO_PODPLANE;
 use podplane_hostnet::takeover::{self, Restored};
-use podplane_hostnet::{Netlink, Result};
-use podplane_index::Index;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::desired::Desired;
 use crate::publish::Observer;
 use crate::status::Trouble;
+
+pub use place::remove_all;
 
 /// How often the node is looked at although nothing was heard.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -108,28 +109,19 @@ impl Duties {
     }
 
     async fn routes(&self) {
-        let Some(wanted) = self.desired.read(wanted) else { return };
-        let done = tokio::task::spawn_blocking(move || -> Result<()> {
-            let mut netlink = Netlink::open()?;
-            let changed = node_routes::ensure(&mut netlink, &wanted)?;
-            if changed != Default::default() {
-                tracing::info!(
-                    set = changed.set,
-                    removed = changed.removed,
-                    neighbours = changed.neighbours,
-                    "node's routes to pods"
-                );
-            }
-            Ok(())
-        });
-        match done.await {
-            Ok(Ok(())) => {
-                self.trouble.set(None);
+        let Some(wanted) = self.desired.read(place::wanted) else { return };
+        let state_dir = self.state_dir.clone();
+        match tokio::task::spawn_blocking(move || place::place(&state_dir, &wanted)).await {
+            Ok(Ok(trouble)) => {
+                match trouble {
+                    Some(trouble) => self.report(trouble),
+                    None => drop(self.trouble.set(None)),
+                }
                 return self.placed.set(true);
             }
             // No host port yet, or not any more.
             Ok(Err(e)) if e.is_not_found() => drop(self.trouble.set(None)),
-            Ok(Err(e)) => self.report(format!("the node's routes to pods: {e}")),
+            Ok(Err(e)) => self.report(format!("the node's routes and rules: {e}")),
             Err(e) => self.report(e.to_string()),
         }
         self.placed.set(false);
@@ -188,30 +180,11 @@ fn is_fresh(path: &Path) -> bool {
     modified.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age < GONE))
 }
 
-/// `None` before this node and the uplink are known, and when its object is gone: routes that an agent before this one
-/// made stay as they are.
-fn wanted(index: &Index) -> Option<NodeRoutes> {
-    let local = index.local()?;
-    let mut routes = NodeRoutes { mtu: Some(index.pod_mtu()?.into()), ..NodeRoutes::default() };
-    routes.prefixes = index.pod_ranges().collect();
-    // The address that the others know this node by; of the other family the first.
-    let addresses = std::iter::once(&local.vtep).chain(&local.addresses);
-    for address in addresses {
-        match address {
-            std::net::IpAddr::V4(v4) => drop(routes.source_v4.get_or_insert(*v4)),
-            std::net::IpAddr::V6(v6) => drop(routes.source_v6.get_or_insert(*v6)),
-        }
-    }
-    // Without an address of a family the node cannot talk to that family's pods.
-    let (v4, v6) = (routes.source_v4.is_some(), routes.source_v6.is_some());
-    routes.prefixes.retain(|net| if net.addr().is_ipv4() { v4 } else { v6 });
-    Some(routes)
-}
-
-/// Ticks when somebody changed links or routes.
+/// Ticks when somebody changed links, addresses, routes or rules.
 fn listen() -> mpsc::Receiver<()> {
     let (sender, receiver) = mpsc::channel(1);
-    let mut events = match Events::subscribe(Interest::LINKS | Interest::ROUTES) {
+    let mut events = match Events::subscribe(Interest::LINKS | Interest::ADDRESSES | Interest::ROUTES | Interest::RULES)
+    {
         Ok(events) => events,
         Err(e) => {
             tracing::warn!(reason = %e, "changes of the node's network are found every {PERIOD:?} only");

@@ -1,18 +1,22 @@
 //! The node agent: Kubernetes objects in, dataplane configuration out; IPAM and the CNI server.
 //!
 //! [`source`] feeds objects to the index in [`desired`], [`attachments`] feeds it this node's endpoints, [`publish`]
-//! tells the dataplane, [`server`] answers the CNI plugin, [`duties`] keeps the node's own routes.
+//! tells the dataplane, [`server`] answers the CNI plugin, [`duties`] keeps the node's own routes and rules.
 #![forbid(unsafe_code)]
 
 pub mod attachments;
 pub mod desired;
 pub mod duties;
+pub mod flags;
+pub mod health;
 pub mod host;
+pub mod host_ports;
 pub mod ipam;
 pub mod pending;
 pub mod publish;
 pub mod run;
 pub mod server;
+pub mod services;
 pub mod source;
 pub mod status;
 #[cfg(test)]

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use podplane_agent::flags::ServiceFlags;
 use podplane_agent::host::Kernel;
 use podplane_agent::run::{Options, agent};
 use podplane_agent::{duties, publish};
-use podplane_hostnet::{Netlink, node_routes, takeover};
+use podplane_hostnet::takeover;
 use podplane_index::{Family, Settings};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -60,6 +61,8 @@ struct Run {
     /// VXLAN network of the cluster, the same on all nodes; the next one is used as well.
     #[arg(long, default_value_t = 20560, value_parser = clap::value_parser!(u32).range(1..=16_777_214))]
     vni: u32,
+    #[command(flatten)]
+    services: ServiceFlags,
     /// Seconds that an address rests before another pod gets it.
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     cool_down: u64,
@@ -104,7 +107,7 @@ fn run(args: Run) -> anyhow::Result<()> {
     };
     tracing::info!(node, source = %args.source.display(), version = podplane_version::line(), "podplane-agent");
     let options = Options {
-        settings: Settings { node, underlay: args.underlay, vni: args.vni },
+        settings: args.services.apply(Settings::new(node, args.underlay, args.vni))?,
         source: args.source,
         run_dir: args.run_dir,
         state_dir: args.state_dir,
@@ -161,9 +164,8 @@ fn cleanup(run_dir: &std::path::Path, state_dir: &std::path::Path) -> anyhow::Re
             run_dir.join(podplane_api::path::SOCKET).display()
         );
     }
-    let mut netlink = Netlink::open()?;
-    node_routes::remove_all(&mut netlink).context("cannot remove the node's routes to pods")?;
+    duties::remove_all(state_dir).context("cannot remove the node's routes and rules")?;
     let restored = takeover::restore(state_dir).context("cannot give the uplink back")?;
-    println!("routes removed; uplink: {restored:?}");
+    println!("routes and rules removed; uplink: {restored:?}");
     Ok(())
 }

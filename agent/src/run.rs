@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use crate::attachments::Attachments;
 use crate::desired::Desired;
 use crate::duties::{Duties, Placed};
+use crate::health::Health;
 use crate::host::HostLinks;
 use crate::ipam::Store;
 use crate::server::{self, Service};
@@ -75,6 +76,9 @@ pub async fn agent(
         let (desired, observer, trouble, placed) = (desired.clone(), observer.clone(), duties.clone(), placed.clone());
         tokio::spawn(Duties { state_dir, run_dir, desired, observer, trouble, placed }.run());
     }
+    let health = Trouble::default();
+    let (for_health, trouble) = (desired.clone(), health.clone());
+    tokio::spawn(Health { desired: for_health, observer: observer.clone(), trouble }.run());
     // Before the dataplane is told anything: running pods are named, dead ones are not.
     attachments.reconcile().await?;
     pending::start(&options.state_dir, attachments.clone()).await.context("cannot watch for removals")?;
@@ -86,7 +90,7 @@ pub async fn agent(
     });
 
     let node = options.settings.node.clone();
-    let status = Arc::new(Status { node, desired, observer, folder, store, duties, placed });
+    let status = Arc::new(Status { node, desired, observer, folder, store, duties, health, placed });
     started();
     server::run(listener, Service { attachments, status }, stop).await.context("the server failed")
 }

@@ -26,6 +26,8 @@ pub struct Status {
     pub store: Arc<Store>,
     /// What the duties on the node's network could not do.
     pub duties: Trouble,
+    /// What the health check servers could not do.
+    pub health: Trouble,
     /// Whether the node reaches pods.
     pub placed: Placed,
 }
@@ -59,6 +61,7 @@ impl Status {
         let mut conditions: Vec<String> = obstacle.iter().cloned().collect();
         conditions.extend(self.folder.trouble());
         conditions.extend(self.duties.get());
+        conditions.extend(self.health.get());
         conditions.extend(self.troubles());
         conditions.extend(outside(&live, &ranges));
         let (store, pools) = (self.store.clone(), ranges.clone());
@@ -85,6 +88,7 @@ impl Status {
         });
         self.desired.read(|index| {
             troubles.extend(index.withheld().map(|w| format!("{} is not connected: {}", w.id, w.reason)));
+            troubles.extend(index.refused_host_ports().map(|w| format!("{}: {}", w.id, w.reason)));
         });
         troubles
     }

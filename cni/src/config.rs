@@ -2,10 +2,10 @@
 
 use std::{io::Read, path::PathBuf};
 
-use podplane_api::AttachmentId;
+use podplane_api::{AttachmentId, PortMapping};
 use serde_json::{Map, Value, json};
 
-use crate::{CniError, Code};
+use crate::{CniError, Code, ports};
 
 /// Longest configuration in bytes; GC lists every attachment of a node in it.
 pub const MAX_CONFIG: u64 = 4 * 1024 * 1024;
@@ -67,6 +67,8 @@ pub struct Config {
     pub dns: Option<Value>,
     /// `cni.dev/valid-attachments` (GC); `None`: not given.
     pub valid_attachments: Option<Vec<AttachmentId>>,
+    /// `runtimeConfig.portMappings`, sorted, each once.
+    pub host_ports: Vec<PortMapping>,
 }
 
 /// Reads stdin up to [`MAX_CONFIG`].
@@ -144,6 +146,7 @@ impl Config {
             prev_result,
             dns: object.get("dns").filter(|d| d.as_object().is_some_and(|o| !o.is_empty())).cloned(),
             valid_attachments: valid_attachments(&object)?,
+            host_ports: ports::mappings(&object)?,
         })
     }
 }

@@ -12,6 +12,7 @@ mod env;
 mod error;
 mod host_end;
 mod output;
+mod ports;
 mod verbs;
 mod wire;
 

@@ -95,6 +95,7 @@ mod tests {
             gateways: vec!["169.254.1.1".parse().unwrap(), "fe80::1".parse().unwrap()],
             gateway_mac: "02:50:50:00:00:01".into(),
             mtu: 1450,
+            host_ports: Vec::new(),
         };
         let made = Made { lease: &lease, host_mac: "02:00:00:00:00:02".into(), ifname: "eth0", netns: "/run/netns/x" };
         serde_json::from_str(&result(&config, &made).unwrap()).unwrap()

@@ -10,6 +10,7 @@ use podplane_hostnet::{Netlink, Netns};
 use crate::{
     CniError, Code, Command, Config, Environment, Version, host_end,
     output::{self, Made},
+    ports,
     wire::{self, Plan},
 };
 
@@ -58,7 +59,8 @@ fn add(agent: &AgentClient, environment: &Environment, config: &Config) -> Resul
     let id = &environment.attachment;
     let netns = open_netns(environment)?;
     let path = environment.netns.clone().unwrap_or_default();
-    let request = AddRequest { attachment: id.clone(), netns: path.clone(), pod: environment.pod.clone() };
+    let (pod, host_ports) = (environment.pod.clone(), config.host_ports.clone());
+    let request = AddRequest { attachment: id.clone(), netns: path.clone(), pod, host_ports };
     let lease = match agent.add(&request) {
         Ok(lease) => lease,
         Err(error) => {
@@ -148,6 +150,9 @@ fn check(agent: &AgentClient, environment: &Environment, config: &Config) -> Res
     let text = |a: &std::net::IpAddr| format!("{a}/{}", output::full_length(a));
     if let Some(missing) = lease.addresses.iter().map(text).find(|a| !reported.contains(a)) {
         return Err(CniError::new(Code::CheckFailed, format!("the lease has {missing}, prevResult has not")));
+    }
+    if let Some(missing) = ports::missing(&config.host_ports, &lease.host_ports) {
+        return Err(CniError::new(Code::CheckFailed, missing));
     }
     wire::check(&mut Netlink::open()?, &open_netns(environment)?, id, &Plan::of(&lease)?)
 }

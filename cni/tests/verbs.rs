@@ -93,6 +93,25 @@ fn all_versions_and_no_others() {
 }
 
 #[test]
+fn host_ports_reach_the_agent_and_check_compares_them() {
+    let node = Node::new();
+    let pod = Space::new("pod");
+    let ask = |port: u16| {
+        let mapping = json!([{"hostPort": port, "containerPort": 80, "protocol": "tcp", "hostIP": ""}]);
+        with(node.config("1.1.0"), "runtimeConfig", json!({ "portMappings": mapping }))
+    };
+    let result = node.good("ADD", "c1", &pod.path(), &ask(8080));
+    let asked = node.state.lock().unwrap().adds[0].host_ports.clone();
+    assert_eq!((asked.len(), asked[0].host_port, asked[0].container_port), (1, 8080, 80));
+    let with_result = |port| with(ask(port), "prevResult", result.clone());
+    node.good("CHECK", "c1", &pod.path(), &with_result(8080));
+    let (_, message) = node.bad("CHECK", "c1", &pod.path(), &with_result(8081));
+    assert!(message.contains("host port 8081"), "{message}");
+    node.good("DEL", "c1", &pod.path(), &ask(8080));
+    node.assert_clean("after host ports");
+}
+
+#[test]
 fn bad_calls_name_the_cause_and_change_nothing() {
     let node = Node::new();
     let pod = Space::new("pod");

@@ -11,12 +11,13 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use crate::path;
+use crate::services::ServiceStatus;
 use crate::types::{
     AddReply, AddRequest, AgentStatus, ApiError, CheckRequest, DelRequest, GcRequest, ReadyRequest, Released,
 };
 
-/// The longest answer in bytes: the status of a full node is well below.
-const MAX_ANSWER: usize = 16 * 1024 * 1024;
+/// The longest answer in bytes: 100,000 endpoints of Services are well below.
+const MAX_ANSWER: usize = 128 * 1024 * 1024;
 
 /// How long a call may take unless told otherwise: above the agent's own bound for `ready`.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -136,6 +137,11 @@ impl AgentClient {
     /// What the agent knows of itself.
     pub fn status(&self) -> Result<AgentStatus, ClientError> {
         self.get(path::STATUS)
+    }
+
+    /// What the node makes of each Service.
+    pub fn services(&self) -> Result<Vec<ServiceStatus>, ClientError> {
+        self.get(path::SERVICES)
     }
 
     fn post<Q: Serialize, A: DeserializeOwned>(&self, path: &'static str, request: &Q) -> Result<A, ClientError> {

@@ -7,7 +7,9 @@
 pub mod client;
 pub mod path;
 pub mod pending;
+pub mod services;
 pub mod types;
 
 pub use client::{AgentClient, ClientError};
+pub use services::*;
 pub use types::*;

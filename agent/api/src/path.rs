@@ -15,5 +15,8 @@ pub const CNI_STATUS: &str = "/v1/cni/status";
 /// `GET`: [`AgentStatus`](crate::AgentStatus).
 pub const STATUS: &str = "/v1/status";
 
+/// `GET`: a list of [`ServiceStatus`](crate::ServiceStatus).
+pub const SERVICES: &str = "/v1/services";
+
 /// The agent's socket in the run directory.
 pub const SOCKET: &str = "agent.sock";

@@ -33,6 +33,34 @@ pub struct AddRequest {
     pub netns: String,
     /// The pod, where the runtime names one.
     pub pod: Option<PodRef>,
+    /// Ports of the node that should lead to it (capability `portMappings`).
+    #[serde(default)]
+    pub host_ports: Vec<PortMapping>,
+}
+
+/// A protocol with ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+/// A port of the node that leads to a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PortMapping {
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// The address at which it is served; `None` (and the unspecified addresses): at all of the node's, and 127.0.0.1.
+    pub host_ip: Option<IpAddr>,
+    /// The port there.
+    pub host_port: u16,
+    /// The pod's port.
+    pub container_port: u16,
 }
 
 /// Answer to [`AddRequest`]: all that the plugin needs to wire the pod.
@@ -50,6 +78,9 @@ pub struct AddReply {
     pub gateway_mac: String,
     /// MTU of the pod's interface in bytes.
     pub mtu: u16,
+    /// Ports of the node that lead to it, each once, sorted.
+    #[serde(default)]
+    pub host_ports: Vec<PortMapping>,
 }
 
 /// `POST /v1/cni/ready`: the devices exist; answers 200 once every worker forwards for the pod.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use podplane_hostnet::{Netns, Peer, Veth};
+use podplane_hostnet::{Netlink, Netns, Peer, Veth};
 
 use super::*;
 use crate::desired::Version;
@@ -134,7 +134,7 @@ fn routes_follow_the_nodes_and_are_put_back() {
     });
     drop(dataplane);
     let state = space.path();
-    space.netns.run(|| node_routes::remove_all(&mut Netlink::open().unwrap()).unwrap()).unwrap();
+    space.netns.run(|| remove_all(&state).unwrap()).unwrap();
     assert_eq!(space.ip("route show 10.0.1.0/24"), "");
     space.netns.run(|| takeover::restore(&state).unwrap()).unwrap();
 }

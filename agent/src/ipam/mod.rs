@@ -12,6 +12,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use podplane_api::{AttachmentId, PodRef};
+use podplane_config::v1::HostPort;
 use serde::{Deserialize, Serialize};
 
 pub use store::Store;
@@ -42,6 +43,9 @@ pub struct Lease {
     pub host_ifname: String,
     /// The MTU that the pod was given, in bytes.
     pub mtu: u16,
+    /// Ports of the node that lead to it.
+    #[serde(default)]
+    pub host_ports: Vec<HostPort>,
     /// Whether its devices were there and the dataplane had connected them: then it is connected again after restarts.
     pub ready: bool,
 }
@@ -59,6 +63,8 @@ pub struct Wish<'a> {
     pub ranges: &'a [IpNet],
     /// The pods' MTU now, in bytes.
     pub mtu: u16,
+    /// Ports of the node that shall lead to it.
+    pub host_ports: &'a [HostPort],
 }
 
 /// The answer of [`Store::reserve`].

@@ -95,7 +95,8 @@ impl Store {
             let mut attachments = write.open_table(ATTACHMENTS)?;
             let present = attachments.get(key.as_str())?.map(|json| read(json.value())).transpose()?;
             if let Some(lease) = present {
-                let lease = Lease { netns: wish.netns.to_owned(), pod: wish.pod.cloned(), ..lease };
+                let (netns, host_ports) = (wish.netns.to_owned(), wish.host_ports.to_vec());
+                let lease = Lease { netns, pod: wish.pod.cloned(), host_ports, ..lease };
                 attachments.insert(key.as_str(), json(&lease)?.as_slice())?;
                 return Ok(Reserved { lease, reused_early: Vec::new() });
             }
@@ -118,6 +119,7 @@ impl Store {
                 mac: names::mac(wish.id).0,
                 host_ifname: name_host_end(write, wish.id, &key)?,
                 mtu: wish.mtu,
+                host_ports: wish.host_ports.to_vec(),
                 ready: false,
             };
             attachments.insert(key.as_str(), json(&lease)?.as_slice())?;

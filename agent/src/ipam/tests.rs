@@ -20,7 +20,10 @@ fn nets(ranges: &[&str]) -> Vec<IpNet> {
 }
 
 fn reserve(store: &Store, container: &str, ranges: &[IpNet], now: Moment) -> Result<Reserved, IpamError> {
-    store.reserve(&Wish { id: &id(container), netns: "/run/netns/x", pod: None, ranges, mtu: 1450 }, now)
+    store.reserve(
+        &Wish { id: &id(container), netns: "/run/netns/x", pod: None, ranges, mtu: 1450, host_ports: &[] },
+        now,
+    )
 }
 
 fn memory() -> Store {

@@ -93,6 +93,7 @@ pub async fn run(
         .route(path::GC, post(gc))
         .route(path::CNI_STATUS, get(cni_status))
         .route(path::STATUS, get(status))
+        .route(path::SERVICES, get(services))
         .fallback(async || answer::<()>(Err(refuse(404, "no such call in this version of the agent"))))
         .layer(DefaultBodyLimit::max(MAX_REQUEST))
         .with_state(service);
@@ -130,6 +131,13 @@ async fn cni_status(State(service): State<Service>) -> Response {
 
 async fn status(State(service): State<Service>) -> Response {
     answer(service.status.now(&service.attachments).await)
+}
+
+async fn services(State(service): State<Service>) -> Response {
+    let desired = service.status.desired.clone();
+    // Some ten thousand Services take a while to write down: not on a thread that others need.
+    let listed = tokio::task::spawn_blocking(move || desired.read(crate::services::list)).await;
+    answer(listed.map_err(|e| refuse(500, e.to_string())))
 }
 
 /// Runs a call on a task of its own: a caller that goes away must not leave it half done.

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use podplane_api::{AgentClient, AttachmentId, ClientError, PodRef, pending};
+use podplane_api::{AgentClient, AttachmentId, ChoiceStatus, ClientError, PodRef, PortMapping, Protocol, pending};
 use podplane_index::{Family, Settings};
 use tokio::sync::oneshot;
 
@@ -119,6 +119,7 @@ impl Node {
             attachment: id(container),
             netns: netns.display().to_string(),
             pod: Some(PodRef { namespace: "default".into(), name: container.into(), uid: "u".into() }),
+            host_ports: Vec::new(),
         }
     }
 
@@ -295,6 +296,46 @@ fn what_is_gone_is_given_back_on_start_and_from_records() {
     assert!(dataplane.lock().state.endpoints.is_empty());
     fs::write(pending::folder(&node.path("state")).join("x.json"), "{").unwrap();
     until("a bad record is put aside", || pending::folder(&node.path("state")).join("x.invalid").exists());
+}
+
+#[test]
+fn host_ports_are_served_or_refused_by_their_holder_and_services_are_listed() {
+    let node = Node::with_object();
+    let (dataplane, _agent) = (node.dataplane(), node.agent());
+    let client = node.ready_client();
+    let ask = |container: &str, host_port: u16| {
+        let mapping = PortMapping { protocol: Protocol::Tcp, host_ip: None, host_port, container_port: 80 };
+        AddRequest { host_ports: vec![mapping], ..node.add(container) }
+    };
+    let reply = client.add(&ask("c1", 8080)).unwrap();
+    node.links.0.lock().unwrap().insert(reply.host_ifname);
+    client.ready(&ReadyRequest { attachment: id("c1") }).unwrap();
+    let host_ports = |dataplane: &Dataplane| dataplane.lock().state.host_ports().len();
+    assert_eq!(host_ports(&dataplane), 2, "the node's address and 127.0.0.1");
+    let (status, retry, message) = refusal(client.add(&ask("c2", 8080)));
+    assert!(status == 409 && !retry && message.contains("default/c1 has it"), "{status} {message}");
+    assert!(refusal(client.add(&ask("c2", 50_000))).2.contains("--masquerade-ports"));
+    assert_eq!(client.check(&CheckRequest { attachment: id("c1") }).unwrap().host_ports, ask("c1", 8080).host_ports);
+    // Two that want the same at once: the one that is ready first has it.
+    let both = ["c3", "c4"].map(|container| client.add(&ask(container, 9090)).unwrap().host_ifname);
+    node.links.0.lock().unwrap().extend(both);
+    client.ready(&ReadyRequest { attachment: id("c3") }).unwrap();
+    let (status, _, message) = refusal(client.ready(&ReadyRequest { attachment: id("c4") }));
+    assert!(status == 409 && message.contains("default/c3 has it"), "{status} {message}");
+    client.del(&DelRequest { attachment: id("c1") }).unwrap();
+    assert_eq!(host_ports(&dataplane), 2);
+    client.add(&ask("c2", 8080)).unwrap();
+
+    assert_eq!(client.services().unwrap(), []);
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {namespace: a, name: web}\nspec: {clusterIPs: [10.96.0.1], ports: [{port: PORT}]}\n";
+    node.write(&format!("{NODE}---\n{}", service.replace("PORT", "80")));
+    until("the Service is listed", || client.services().unwrap().len() == 1);
+    let listed = client.services().unwrap();
+    assert_eq!(listed[0].ports[0].frontends[0].inside, ChoiceStatus::Reject);
+    until("the dataplane knows it", || dataplane.lock().state.services.contains_key("a/web"));
+    node.write(&format!("{NODE}---\n{}", service.replace("PORT", "65536")));
+    until("its new word is refused", || client.services().unwrap()[0].refused.len() == 1);
+    assert_eq!(client.services().unwrap()[0].ports.len(), 1, "the old one stays");
 }
 
 #[test]

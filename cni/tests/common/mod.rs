@@ -101,6 +101,8 @@ fn answer(target: &str, body: &[u8], state: &mut AgentState) -> (u16, Value) {
             let request: AddRequest = serde_json::from_slice(body).unwrap();
             state.adds.push(request.clone());
             let lease = lease_for(&request.attachment, state);
+            let lease = AddReply { host_ports: request.host_ports, ..lease };
+            state.leases.insert(request.attachment, lease.clone());
             (200, json!(lease))
         }
         path::READY => {
@@ -162,6 +164,7 @@ fn lease_for(id: &AttachmentId, state: &mut AgentState) -> AddReply {
         gateways,
         gateway_mac: "02:50:50:00:00:01".into(),
         mtu: 1450,
+        host_ports: Vec::new(),
     };
     state.leases.insert(id.clone(), lease.clone());
     lease
