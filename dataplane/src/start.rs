@@ -20,6 +20,7 @@ use crate::clock::{Clock, millis};
 use crate::control::answers::{Answers, Constants};
 use crate::control::compile::Base;
 use crate::control::door::{Door, Hall};
+use crate::control::flows::FlowKeeper;
 use crate::control::publish::Publisher;
 use crate::control::table::Table;
 use crate::control::uplink::UplinkWatch;
@@ -67,7 +68,10 @@ pub fn run(args: &Args) -> Result<()> {
     let snapshot = Snapshot::compile(&base.alone(), None)?;
     let shared = Shared::new(args.workers, snapshot, Clock::start())?;
     stop.wakes(&shared);
-    let (workers, flow_capacity) = make_workers(args, &division, &base, &shared, &pools, eal.has_hugepages())?;
+    let names_key = random_seed()?;
+    let flows = FlowKeeper::make(args.workers, &division, base.seed, names_key, eal.has_hugepages(), shared.clock)?;
+    let flow_file = flows.file();
+    let workers = make_workers(args, &base, &shared, &pools)?;
     let crew = Crew::start(&eal, workers, args.lcores.as_ref(), &shared)?;
 
     let Node { uplink, host, facts, mtu, taken } = node;
@@ -82,7 +86,7 @@ pub fn run(args: &Args) -> Result<()> {
         mac: base.mac,
         host_ifname: facts.host_port.clone(),
         cpus: args.lcores.clone(),
-        flow_capacity,
+        flow_capacity: flows.capacity(),
         hugepages: eal.has_hugepages(),
         warnings: eal.warnings().to_vec(),
     };
@@ -101,6 +105,7 @@ pub fn run(args: &Args) -> Result<()> {
         publisher,
         table: Table::new(opener, Arc::clone(&shared)),
         own_ports,
+        flows,
         uplink: watch,
         host_index: facts.host_port_index,
         hall: Arc::clone(&hall),
@@ -115,7 +120,7 @@ pub fn run(args: &Args) -> Result<()> {
         workers: args.workers,
         host_ifname: facts.host_port,
     };
-    let door = Door::open(listener, &socket, told, current_mtu, answers, hall, Arc::clone(&shared))
+    let door = Door::open(listener, &socket, told, current_mtu, flow_file, answers, hall, Arc::clone(&shared))
         .context("serving the socket")?;
     tracing::info!(uplink = %args.uplink, mac = %base.mac, mtu, workers = args.workers, "forwarding");
     notify(&[NotifyState::Ready]);
@@ -152,33 +157,25 @@ fn start_eal(args: &Args, division: &Division) -> Result<Eal> {
     Ok(eal)
 }
 
-/// The workers, and the room in the flow tables of each.
-fn make_workers(
-    args: &Args,
-    division: &Division,
-    base: &Base,
-    shared: &Arc<Shared>,
-    pools: &Pools,
-    hugepages: bool,
-) -> Result<(Vec<Worker>, usize)> {
+/// The workers, without flow tables to speak of: those come with the first configuration, and before it there are no
+/// flows.
+fn make_workers(args: &Args, base: &Base, shared: &Arc<Shared>, pools: &Pools) -> Result<Vec<Worker>> {
     let mut workers = Vec::with_capacity(usize::from(args.workers));
-    let mut capacity = 0;
     for me in (0..args.workers).map(WorkerId) {
         let engine: Engine<Pkt> = Engine::new(EngineConfig {
             worker: me,
             workers: args.workers,
-            flow_capacity: division.flows,
-            port_quota: division.port_quota,
-            memory: if hugepages { Want::Huge } else { Want::Base },
+            flow_capacity: 1,
+            port_quota: 0,
+            memory: Want::Base,
             fragments: Limits::default(),
             seed: base.seed,
             now: millis(shared.clock.nanos()),
             counters: Arc::clone(&shared.seat(me).counters),
         })?;
-        capacity = engine.gauges().flow_capacity;
         workers.push(Worker::new(me, shared, engine, Buffers::new(pools), args.busy_poll)?);
     }
-    Ok((workers, capacity))
+    Ok(workers)
 }
 
 fn ends(uplink: OpenedPort, host: OpenedPort) -> Vec<(PortId, Vec<PortIo>)> {

@@ -5,11 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use podplane_config::introspect::{self, BufferPool, FlowsSummary, Port, PortKind, Question, Status, Uplink, Worker};
+use podplane_config::introspect::{
+    self, BufferPool, FlowsSummary, Port, PortKind, Question, ServiceHits, Status, Uplink, Worker,
+};
 use podplane_packet::id::{Mac, PortId, WorkerId};
 use podplane_pipeline::DropReason;
+use podplane_pipeline::snapshot::services::{FrontendKind, FrontendView};
 use serde_json::Value;
 
+use super::listing;
 use super::view::{PortView, View, link};
 use crate::args::CpuList;
 use crate::ports::Pools;
@@ -70,7 +74,7 @@ impl Answers {
     /// Not a question; says which there are.
     pub fn answer(&self, question: Value) -> Result<Value, String> {
         let question: Question = serde_json::from_value(question).map_err(|error| {
-            format!("no such question ({error}): get status, ports, drops, workers or flows-summary")
+            format!("no such question ({error}): get status, ports, drops, workers, flows-summary, services or flows")
         })?;
         let json = match question {
             Question::Status => serde_json::to_value(self.status()),
@@ -78,8 +82,9 @@ impl Answers {
             Question::Drops => serde_json::to_value(self.drops()),
             Question::Workers => serde_json::to_value(self.workers()),
             Question::FlowsSummary => serde_json::to_value(self.flows()),
-            Question::Services | Question::Flows { .. } => {
-                return Err("this dataplane does not tell its Services and flows yet".to_owned());
+            Question::Services => serde_json::to_value(self.services()),
+            Question::Flows { filter } => {
+                serde_json::to_value(listing::list(&self.shared, &self.view.load_full(), &filter)?)
             }
         };
         json.map_err(|error| error.to_string())
@@ -216,6 +221,30 @@ impl Answers {
         }
     }
 
+    fn services(&self) -> Vec<ServiceHits> {
+        let (view, snapshot) = (self.view.load_full(), self.shared.snapshots.load_full());
+        let hits = |frontend: FrontendView| {
+            // One that is of another configuration than the names is seen the next time.
+            let identity = view.catalog.identity(frontend.service)?;
+            Some(ServiceHits {
+                service: identity.service.to_string(),
+                port: identity.port.to_string(),
+                protocol: format!("{:?}", frontend.protocol).to_uppercase(),
+                kind: kind(frontend.kind),
+                address: frontend.address,
+                frontend_port: frontend.port,
+                hits: frontend.hits,
+                inside: frontend.inside,
+                outside: frontend.outside,
+            })
+        };
+        let mut all: Vec<ServiceHits> = snapshot.frontends().filter_map(hits).collect();
+        all.sort_by(|a, b| {
+            (&a.service, &a.port, &a.protocol, a.address).cmp(&(&b.service, &b.port, &b.protocol, b.address))
+        });
+        all
+    }
+
     fn drops(&self) -> Vec<introspect::Drop> {
         let view = self.view.load_full();
         let mut all = Vec::new();
@@ -238,5 +267,16 @@ impl Answers {
             }
         }
         all
+    }
+}
+
+/// The contract's word for what made a frontend.
+fn kind(kind: FrontendKind) -> introspect::FrontendKind {
+    match kind {
+        FrontendKind::ClusterIp => introspect::FrontendKind::ClusterIp,
+        FrontendKind::NodePort => introspect::FrontendKind::NodePort,
+        FrontendKind::LoadBalancer => introspect::FrontendKind::LoadBalancer,
+        FrontendKind::ExternalIp => introspect::FrontendKind::ExternalIp,
+        FrontendKind::HostPort => introspect::FrontendKind::HostPort,
     }
 }

@@ -1,12 +1,12 @@
 //! From the agent's validated configuration and the open ports to what the pipeline compiles.
 
-use std::net::IpAddr;
-
 use ipnet::IpNet;
 use podplane_config::valid::State;
 use podplane_packet::id::{Mac, PortId, WorkerId};
+use podplane_pipeline::snapshot::services::{Masquerade, ServiceMap};
 use podplane_pipeline::snapshot::{LocalConfig, PeerConfig, PortClass, PortEntry, Prefix, SnapshotConfig};
 
+use super::nexthop::NextHops;
 use super::table::Attached;
 
 /// What does not change while the process lives.
@@ -44,14 +44,17 @@ impl Base {
         }
     }
 
-    /// What is in force with `state`, the pods' ports `attached`, and the peers' next hops.
+    /// What is in force with `state`, its Services, the pods' ports `attached`, and the ways out.
     pub fn with<'a>(
         &self,
         state: &State,
+        services: &ServiceMap,
         attached: impl Iterator<Item = &'a Attached>,
-        next_hop: impl Fn(IpAddr) -> Option<Mac>,
+        hops: &NextHops,
     ) -> SnapshotConfig {
         let mut config = self.alone();
+        config.services = services.clone();
+        config.outside = hops.outside();
         config.ports.extend(attached.map(|port| (port.id, entry(port, state))));
         config.local = state.local.as_ref().map(|local| LocalConfig {
             vtep: local.vtep,
@@ -59,16 +62,18 @@ impl Base {
             pod_cidrs: local.pod_cidrs.iter().map(prefix).collect(),
             vni: local.vni,
             pod_mtu: local.pod_mtu,
-            service_cidrs: Vec::new(),
-            no_masquerade: Vec::new(),
-            masquerade: None,
-            cluster_seed: [0; 2],
+            service_cidrs: local.service_cidrs.iter().copied().map(prefix).collect(),
+            no_masquerade: local.no_masquerade.iter().copied().map(prefix).collect(),
+            masquerade: local
+                .masquerade
+                .map(|m| Masquerade { addresses: m.addresses.iter().collect(), ports: (m.first, m.last) }),
+            cluster_seed: local.cluster_seed,
         });
         let peer = |peer: &podplane_config::valid::Peer| PeerConfig {
             vtep: peer.vtep,
             addresses: peer.addresses.clone(),
             pod_cidrs: peer.pod_cidrs.iter().map(prefix).collect(),
-            next_hop: next_hop(peer.vtep),
+            next_hop: hops.mac(peer.vtep),
         };
         config.peers = state.peers.values().map(peer).collect();
         config
@@ -89,6 +94,7 @@ fn entry(port: &Attached, state: &State) -> PortEntry {
     }
 }
 
-fn prefix(net: IpNet) -> Prefix {
+/// A range as the pipeline has it.
+pub(super) fn prefix(net: IpNet) -> Prefix {
     Prefix { addr: net.addr(), len: net.prefix_len() }
 }

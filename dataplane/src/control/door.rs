@@ -2,6 +2,7 @@
 //! be slow; the packet path and control never wait for one.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
@@ -18,11 +19,20 @@ const VISITORS: usize = 16;
 
 /// The newest agent that came and was not yet taken over by control. An older one is replaced: it is gone or will be.
 #[derive(Debug, Default)]
-pub struct Hall(Mutex<Option<DataplaneLink>>);
+pub struct Hall(Mutex<Option<Arrival>>);
+
+/// An agent that was let in.
+#[derive(Debug)]
+pub struct Arrival {
+    /// Its connection.
+    pub link: DataplaneLink,
+    /// What it kept of the dataplane before.
+    pub kept: Option<OwnedFd>,
+}
 
 impl Hall {
     /// The agent that waits, if there is one.
-    pub fn take(&self) -> Option<DataplaneLink> {
+    pub fn take(&self) -> Option<Arrival> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
@@ -31,8 +41,8 @@ impl Hall {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 
-    fn put(&self, link: DataplaneLink) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(link);
+    fn put(&self, agent: Arrival) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(agent);
     }
 }
 
@@ -48,6 +58,8 @@ struct Reception {
     facts: Facts,
     /// The uplink's MTU, which may change.
     mtu: Arc<AtomicU16>,
+    /// The flow memory, for agents to keep.
+    flows: Option<OwnedFd>,
     answers: Arc<Answers>,
     hall: Arc<Hall>,
     shared: Arc<Shared>,
@@ -55,7 +67,8 @@ struct Reception {
 }
 
 impl Door {
-    /// Serves the visitors of `listener`, which listens at `path`. Agents are told `facts` with the `mtu` of that moment.
+    /// Serves the visitors of `listener`, which listens at `path`. Agents are told `facts` with the `mtu` of that
+    /// moment, and asked to keep the file `flows`.
     ///
     /// # Errors
     /// No thread can be started.
@@ -64,13 +77,15 @@ impl Door {
         path: &Path,
         facts: Facts,
         mtu: Arc<AtomicU16>,
+        flows: Option<OwnedFd>,
         answers: Arc<Answers>,
         hall: Arc<Hall>,
         shared: Arc<Shared>,
     ) -> io::Result<Door> {
         let closing = Arc::new(AtomicBool::new(false));
         let door = Door { path: path.to_owned(), closing: Arc::clone(&closing) };
-        let reception = Arc::new(Reception { facts, mtu, answers, hall, shared, inside: AtomicUsize::new(0) });
+        let inside = AtomicUsize::new(0);
+        let reception = Arc::new(Reception { facts, mtu, flows, answers, hall, shared, inside });
         std::thread::Builder::new().name("door".to_owned()).spawn(move || serve(&listener, &reception, &closing))?;
         Ok(door)
     }
@@ -129,9 +144,11 @@ impl Reception {
                 Ok(json) => answer.send(&json),
                 Err(reason) => answer.refuse(&reason),
             },
-            Visitor::Agent(agent) => {
+            Visitor::Agent(mut agent) => {
+                let kept = agent.take_kept();
                 let facts = Facts { uplink_mtu: self.mtu.load(Ordering::Relaxed), ..self.facts.clone() };
-                self.hall.put(agent.welcome(&facts)?);
+                let link = agent.welcome_with(&facts, self.flows.as_ref().map(AsFd::as_fd))?;
+                self.hall.put(Arrival { link, kept });
                 self.shared.control.wake();
                 Ok(())
             }

@@ -7,15 +7,21 @@
 //! | [`session`] | an agent's messages and our answers |
 //! | [`table`], [`homes`] | the pods' ports |
 //! | [`compile`] | from configuration and ports to a snapshot |
+//! | [`flows`] | the flow memory, and that of the process before |
 //! | [`publish`] | orders to workers, snapshots, quiescence |
-//! | [`nexthop`] | next hops of peers, from the kernel |
+//! | [`catalog`] | Services and host ports under their numbers |
+//! | [`nexthop`], [`neighbours`] | ways to peers and to the world outside, from the kernel |
 //! | [`uplink`] | the uplink's interface: gone, back, of another MTU |
-//! | [`answers`], [`view`] | introspection |
+//! | [`answers`], [`listing`], [`view`] | introspection |
 
 pub mod answers;
+pub mod catalog;
 pub mod compile;
 pub mod door;
+pub mod flows;
 pub mod homes;
+pub mod listing;
+pub mod neighbours;
 pub mod nexthop;
 pub mod publish;
 pub mod session;
@@ -35,10 +41,13 @@ use podplane_config::valid::{State, Transaction};
 use podplane_hostnet::events::{Event, Events, Interest};
 use podplane_packet::id::PortId;
 use podplane_pipeline::Snapshot;
+use podplane_pipeline::resume::FlowStore;
 
 use self::answers::Answers;
+use self::catalog::Catalog;
 use self::compile::Base;
-use self::door::Hall;
+use self::door::{Arrival, Hall};
+use self::flows::{FlowKeeper, Users};
 use self::nexthop::NextHops;
 use self::publish::{Publisher, WorkerLost};
 use self::session::{Heard, Session, SessionError};
@@ -66,6 +75,8 @@ pub struct Parts {
     pub publisher: Publisher,
     /// The pods' ports.
     pub table: Table,
+    /// The memory of the flows.
+    pub flows: FlowKeeper,
     /// The uplink and the host port, as introspection shows them.
     pub own_ports: Vec<PortView>,
     /// The uplink's interface.
@@ -89,6 +100,8 @@ pub struct Control {
     hops: NextHops,
     session: Option<Session>,
     state: State,
+    /// The Services of `state`.
+    catalog: Catalog,
     agent: Agent,
     /// The agent may have sent more than was read.
     hear_again: bool,
@@ -112,6 +125,7 @@ impl Control {
             parts,
             session: None,
             state: State::default(),
+            catalog: Catalog::default(),
             agent: Agent::default(),
             hear_again: false,
             links_changed: false,
@@ -130,10 +144,11 @@ impl Control {
     pub fn run(&mut self) -> Result<(), WorkerLost> {
         while !self.parts.stop.is_requested() {
             self.parts.shared.control.bell().hush();
-            if let Some(link) = self.parts.hall.take() {
-                self.admit(Session::new(link));
+            if let Some(agent) = self.parts.hall.take() {
+                self.admit(agent);
             }
             self.hear_agent()?;
+            self.hear_workers();
             self.hear_kernel();
             self.tick();
             if let Some(news) = self.parts.uplink.take_news() {
@@ -159,6 +174,7 @@ impl Control {
         let _doze = sleeper.doze();
         let busy = self.hear_again
             || !self.parts.hall.is_empty()
+            || !self.parts.shared.wanted.is_empty()
             || self.parts.stop.is_requested()
             || self.parts.shared.is_broken();
         if busy {
@@ -184,8 +200,11 @@ impl Control {
     }
 
     /// A new agent takes the place of the old one. Nothing else changes before it has sent all it knows.
-    fn admit(&mut self, session: Session) {
-        let replaced = self.session.replace(session).is_some();
+    fn admit(&mut self, Arrival { link, kept }: Arrival) {
+        if let Some(kept) = kept {
+            self.parts.flows.offered(kept);
+        }
+        let replaced = self.session.replace(Session::new(link)).is_some();
         tracing::info!(replaced, "an agent has connected");
         self.agent.connected = true;
         self.hear_again = true;
@@ -254,10 +273,20 @@ impl Control {
     /// Puts a configuration in force: opens ports, compiles, publishes, waits for the workers, closes ports. `Err` with
     /// the reason if it cannot be compiled; then nothing has changed.
     fn apply(&mut self, state: State) -> Result<Result<(), String>, WorkerLost> {
+        let begins = self.parts.flows.is_waiting() && state.local.is_some();
+        if begins {
+            self.go_on_with_former();
+        }
         let mut plan = self.parts.table.plan(&state);
         self.hops.follow(state.peers.values().map(|peer| peer.vtep));
-        let snapshot = match self.compile(&state, &plan) {
-            Ok(snapshot) => snapshot,
+        let catalog = self.catalog.follow(&state);
+        let previous = self.parts.publisher.current();
+        let compiled = self.compile(&state, &catalog, &plan, &previous).and_then(|snapshot| match begins {
+            true => self.begin_flows(snapshot, &state, &catalog, &plan),
+            false => Ok((snapshot, None)),
+        });
+        let (snapshot, stores) = match compiled {
+            Ok(compiled) => compiled,
             Err(reason) => {
                 self.parts.table.abandon(plan);
                 self.hops.follow(self.state.peers.values().map(|peer| peer.vtep));
@@ -265,17 +294,50 @@ impl Control {
             }
         };
         self.parts.publisher.attach(std::mem::take(&mut plan.opened))?;
+        if let Some(stores) = stores {
+            self.parts.publisher.lend(stores)?;
+            self.parts.table.former = None;
+        }
+        let neighbours = self.hops.known();
+        self.parts.flows.name(&Users { snapshot: &snapshot, ports: &plan.attached, neighbours: &neighbours });
         self.parts.publisher.publish(snapshot)?;
         let closed: Vec<PortId> = plan.closed.iter().map(|(port, _)| *port).collect();
         self.parts.publisher.detach(&closed)?;
         self.parts.table.commit(plan);
         self.state = state;
+        self.catalog = catalog;
         Ok(Ok(()))
     }
 
-    fn compile(&self, state: &State, plan: &Plan) -> Result<Snapshot, String> {
-        let config = self.parts.base.with(state, plan.attached.values(), |vtep| self.hops.mac(vtep));
-        Snapshot::compile(&config, Some(&self.parts.publisher.current())).map_err(|error| error.to_string())
+    fn compile(&self, state: &State, catalog: &Catalog, plan: &Plan, previous: &Snapshot) -> Result<Snapshot, String> {
+        let config = self.parts.base.with(state, catalog.map(), plan.attached.values(), &self.hops);
+        Snapshot::compile(&config, Some(previous)).map_err(|error| error.to_string())
+    }
+
+    /// Sees to it that a former process' flows find what they need: the same owners, homes and neighbours.
+    fn go_on_with_former(&mut self) {
+        let Some(old) = self.parts.flows.old() else { return };
+        self.parts.base.seed = old.seed();
+        old.neighbours().for_each(|address| self.hops.ask(address));
+        self.parts.table.former = Some(Arc::clone(old));
+    }
+
+    /// The first configuration's flows. They count as judged under `snapshot`, and are judged anew under the one that
+    /// follows it, which alone comes into force: so what has changed since the former process ended is noticed, and
+    /// what only got another number is not taken for changed.
+    fn begin_flows(
+        &mut self,
+        snapshot: Snapshot,
+        state: &State,
+        catalog: &Catalog,
+        plan: &Plan,
+    ) -> Result<(Snapshot, Option<Vec<FlowStore>>), String> {
+        let next = self.compile(state, catalog, plan, &snapshot)?;
+        next.changed().stamp_all(next.generation());
+        let neighbours = self.hops.known();
+        let users = Users { snapshot: &snapshot, ports: &plan.attached, neighbours: &neighbours };
+        let stores = self.parts.flows.begin(&users);
+        Ok((next, stores))
     }
 
     /// Devices came or went: opens those that are waited for, closes those that are gone.
@@ -333,13 +395,24 @@ impl Control {
     /// Next hops changed, nothing else.
     fn update_hops(&mut self) -> Result<(), WorkerLost> {
         let attached = self.parts.table.attached.values();
-        let config = self.parts.base.with(&self.state, attached, |vtep| self.hops.mac(vtep));
+        let config = self.parts.base.with(&self.state, self.catalog.map(), attached, &self.hops);
         match Snapshot::compile(&config, Some(&self.parts.publisher.current())) {
-            Ok(snapshot) => self.parts.publisher.publish(snapshot)?,
+            Ok(snapshot) => {
+                let (ports, neighbours) = (&self.parts.table.attached, self.hops.known());
+                self.parts.flows.name(&Users { snapshot: &snapshot, ports, neighbours: &neighbours });
+                self.parts.publisher.publish(snapshot)?;
+            }
             Err(error) => tracing::error!(%error, "the next hops in force cannot be compiled"),
         }
         self.show();
         Ok(())
+    }
+
+    /// Workers have packets for neighbours that nobody knows.
+    fn hear_workers(&mut self) {
+        while let Some(address) = self.parts.shared.wanted.pop() {
+            self.hops.ask(address);
+        }
     }
 
     fn hear_kernel(&mut self) {
@@ -382,7 +455,7 @@ impl Control {
             return;
         }
         self.next_tick = Instant::now() + TICK;
-        self.hops.retry();
+        self.hops_changed |= self.hops.retry();
         self.parts.uplink.look_again();
         self.parts.answers.sample_load();
         self.links_changed |= self.parts.table.any_gone();
@@ -420,6 +493,7 @@ impl Control {
             peers: state.peers.iter().map(peer).collect(),
             failed: table.failed.iter().map(failure).collect(),
             ports,
+            catalog: self.catalog.clone(),
         }));
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use podplane_packet::id::{PortId, WorkerId};
 use podplane_pipeline::Snapshot;
+use podplane_pipeline::resume::FlowStore;
 use std::os::fd::AsFd;
 
 use crate::ports::PortIo;
@@ -92,6 +93,19 @@ impl Publisher {
                 drop(slot);
             }
         }
+        Ok(())
+    }
+
+    /// Gives each worker its flows in place of those it has.
+    ///
+    /// # Errors
+    /// A worker is gone.
+    pub fn lend(&mut self, stores: Vec<FlowStore>) -> Result<(), WorkerLost> {
+        for (worker, store) in workers().zip(stores) {
+            self.send(worker, Order::Flows(Box::new(store)))?;
+        }
+        self.settle("their flows")?;
+        self.shared.seats.iter().for_each(|seat| drop(seat.lane.take_flows()));
         Ok(())
     }
 

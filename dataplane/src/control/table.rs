@@ -7,6 +7,7 @@ use podplane_config::v1::PortKind;
 use podplane_config::valid::{Endpoint, State};
 use podplane_packet::id::{PortId, WorkerId};
 use podplane_pipeline::snapshot::MIN_MTU;
+use podplane_tables::flow::OldFlows;
 
 use super::homes::Homes;
 use super::view::Baseline;
@@ -39,6 +40,8 @@ pub struct Table {
     shared: Arc<Shared>,
     homes: Homes,
     incarnations: u32,
+    /// The flows of a former process, whose ports get their homes again.
+    pub former: Option<Arc<OldFlows>>,
     /// Those that are open, by the endpoint's identity.
     pub attached: BTreeMap<String, Attached>,
     /// Those that are wanted and not open, with cause and cure.
@@ -65,7 +68,15 @@ impl Table {
     /// No ports.
     pub fn new(opener: PortOpener, shared: Arc<Shared>) -> Table {
         let homes = Homes::new(shared.seats.len() as u8);
-        Table { opener, shared, homes, incarnations: 0, attached: BTreeMap::new(), failed: BTreeMap::new() }
+        Table {
+            opener,
+            shared,
+            homes,
+            incarnations: 0,
+            former: None,
+            attached: BTreeMap::new(),
+            failed: BTreeMap::new(),
+        }
     }
 
     /// Opens what `state` wants and is not open. An endpoint whose device is unchanged keeps its port.
@@ -91,7 +102,8 @@ impl Table {
     }
 
     fn open(&mut self, id: &str, endpoint: &Endpoint, plan: &mut Plan) {
-        let Some((port, home)) = self.homes.take() else {
+        let former = self.former.as_ref().and_then(|former| former.home(id));
+        let Some((port, home)) = self.homes.take(former) else {
             plan.failed.insert(id.to_owned(), format!("this node has no room for more than {} ports", PortId::MAX));
             return;
         };

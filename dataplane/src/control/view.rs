@@ -5,6 +5,7 @@ use podplane_packet::id::{Mac, PortId, WorkerId};
 use podplane_pipeline::DropReason;
 use podplane_pipeline::counters::WorkerCounters;
 
+use super::catalog::Catalog;
 use crate::ports::{LinkState, PortFacts, PortMonitor};
 use crate::worker::shared::Shared;
 use std::net::IpAddr;
@@ -23,6 +24,8 @@ pub struct View {
     pub failed: Vec<Failure>,
     /// The ports.
     pub ports: Vec<PortView>,
+    /// The names of Services.
+    pub catalog: Catalog,
 }
 
 /// A port as introspection sees it.

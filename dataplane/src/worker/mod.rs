@@ -34,7 +34,7 @@ use podplane_pipeline::{Engine, Millis, Snapshot};
 
 use self::contention::Contention;
 use self::mesh::MeshEnd;
-use self::message::Order;
+use self::message::{Chunk, Order};
 use self::receive::Receiver;
 use self::shared::Shared;
 use self::slot::PortSlot;
@@ -171,8 +171,19 @@ impl Worker {
                             lane.give_back(port, slot);
                         }
                     }
+                    Order::Flows(mut flows) => {
+                        self.engine.exchange_flows(&mut flows);
+                        lane.give_flows_back(flows);
+                    }
                 }
                 lane.has_handled();
+                work = true;
+            }
+            if let Some(mut chunk) = lane.question() {
+                let Chunk { cursor, flows, more } = &mut *chunk;
+                flows.clear();
+                *more = self.engine.dump(self.world.now, cursor, Chunk::PLACES, &mut |flow| flows.push(flow));
+                lane.tell(chunk);
                 work = true;
             }
         }

@@ -1,10 +1,12 @@
 //! What workers, control and introspection share.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
+use crossbeam_queue::ArrayQueue;
 use podplane_packet::id::WorkerId;
 use podplane_pipeline::counters::WorkerCounters;
 use podplane_pipeline::{HalfMsg, Snapshot};
@@ -15,6 +17,9 @@ use super::message::Lane;
 use super::world::Handed;
 use crate::clock::Clock;
 use podplane_sleeper::Sleeper;
+
+/// Questions for neighbours that wait for control.
+const WANTED: usize = 256;
 
 /// What one worker says of itself. Written by that worker alone.
 #[derive(Debug, Default)]
@@ -51,6 +56,9 @@ pub struct Shared {
     pub mesh: Arc<Mesh<Handed, HalfMsg>>,
     /// By worker.
     pub seats: Box<[Seat]>,
+    /// Neighbours that workers have packets for. Popped by control alone; when it is full the question is lost and
+    /// asked again.
+    pub wanted: ArrayQueue<IpAddr>,
     /// Control's sleep.
     pub control: Sleeper<EventBell>,
     /// Time.
@@ -77,6 +85,7 @@ impl Shared {
             snapshots: Arc::new(ArcSwap::from_pointee(snapshot)),
             mesh: Mesh::new(workers, capacity)?,
             seats: (0..workers).map(seat).collect(),
+            wanted: ArrayQueue::new(WANTED),
             control: Sleeper::new(EventBell::new()?),
             clock,
             stop: AtomicBool::new(false),

@@ -1,0 +1,206 @@
+//! Neighbours on the uplink's network: resolved by the node's kernel on the host port, which reaches that network at
+//! L2, so ARP and ND need no code of ours.
+//!
+//! Two sorts: gateways (next hops of peers and of routes), which the kernel keeps resolved for as long as they are
+//! wanted; and hosts that workers asked for, which are refreshed while there is room and forgotten when they do not
+//! answer. Each keeps its index while it is here, for flows hold the index.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use podplane_hostnet::{Mac, NeighState, Neighbour, Netlink, Result};
+
+/// The most hosts that are known at once; the one asked for longest ago makes room.
+const HOSTS: usize = 4096;
+/// The most hosts that have not answered yet: a scan of the network must not displace those that are in use.
+const UNANSWERED: usize = 256;
+/// After which a host that does not answer is forgotten: the kernel asks three times, a second apart.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// How often the kernel is made to verify a host.
+const REFRESH: Duration = Duration::from_secs(30);
+
+/// One neighbour.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    address: IpAddr,
+    /// The last that was known. One that stops answering keeps it while the kernel goes on asking.
+    mac: Option<Mac>,
+    /// When a worker asked for it, and when the kernel was told to verify it. `None`: a gateway.
+    asked: Option<(Instant, Instant)>,
+}
+
+/// All neighbours that are in use or asked for.
+pub struct Neighbours {
+    netlink: Netlink,
+    /// The node's side of the host port.
+    host_index: u32,
+    entries: Vec<Option<Entry>>,
+    index: HashMap<IpAddr, usize>,
+}
+
+impl std::fmt::Debug for Neighbours {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Neighbours").field("entries", &self.entries).finish_non_exhaustive()
+    }
+}
+
+impl Neighbours {
+    /// Knows none yet. `host_index`: the interface index of the node's side of the host port.
+    ///
+    /// # Errors
+    /// No netlink socket.
+    pub fn new(host_index: u32) -> Result<Neighbours> {
+        Ok(Neighbours { netlink: Netlink::open()?, host_index, entries: Vec::new(), index: HashMap::new() })
+    }
+
+    /// Keeps these gateways resolved and no others.
+    pub fn keep(&mut self, wanted: &BTreeSet<IpAddr>) {
+        let gone = self.entries.iter().flatten().filter(|e| e.asked.is_none() && !wanted.contains(&e.address));
+        for address in gone.map(|e| e.address).collect::<Vec<_>>() {
+            self.forget(address);
+        }
+        let is_gateway = |address| self.get(address).is_some_and(|e| e.asked.is_none());
+        let fresh: Vec<IpAddr> = wanted.iter().copied().filter(|a| !is_gateway(*a)).collect();
+        if fresh.is_empty() {
+            return;
+        }
+        // An address that an administrator set stays as it is.
+        let known = self.netlink.neighbours(Some(self.host_index)).unwrap_or_default();
+        for address in fresh {
+            self.place(address, None);
+            let permanent = known.iter().any(|n| n.address == address && n.state == NeighState::Permanent);
+            if !permanent && let Err(error) = self.netlink.manage_neighbour(self.host_index, address) {
+                tracing::warn!(hop = %address, %error, "the kernel does not resolve a next hop");
+            }
+        }
+        for neighbour in &known {
+            self.changed(neighbour);
+        }
+    }
+
+    /// Resolves a host that a worker has packets for. Known ones, and those on the way, are left alone.
+    pub fn ask(&mut self, address: IpAddr) {
+        let now = Instant::now();
+        if self.get(address).is_some() || !self.make_room(now) {
+            return;
+        }
+        self.place(address, Some((now, now)));
+        self.use_neighbour(address);
+    }
+
+    /// A neighbour changed. `true`: somebody's Ethernet address is another now.
+    pub fn changed(&mut self, neighbour: &Neighbour) -> bool {
+        if neighbour.index != self.host_index {
+            return false;
+        }
+        let Some(entry) = self.index.get(&neighbour.address).and_then(|i| self.entries[*i].as_mut()) else {
+            return false;
+        };
+        match neighbour.state {
+            NeighState::Permanent | NeighState::Valid => match neighbour.mac {
+                Some(mac) => entry.mac.replace(mac) != Some(mac),
+                None => false,
+            },
+            // A host that is gone is forgotten, so that nothing waits for it; a gateway keeps its last.
+            NeighState::Failed if entry.asked.is_some() => {
+                let known = entry.mac.is_some();
+                self.forget(neighbour.address);
+                known
+            }
+            NeighState::Failed | NeighState::Incomplete => false,
+        }
+    }
+
+    /// Reads all again, because events were lost. `true`: something is different.
+    pub fn read(&mut self) -> bool {
+        let all = self.netlink.neighbours(Some(self.host_index)).unwrap_or_default();
+        // Not `any`: each must be looked at.
+        all.iter().fold(false, |changed, n| self.changed(n) | changed)
+    }
+
+    /// Asks again for gateways that have not answered, has hosts verified, and forgets those that do not answer. To be
+    /// called every few seconds. `true`: something is different.
+    pub fn retry(&mut self) -> bool {
+        let now = Instant::now();
+        let (mut again, mut silent) = (Vec::new(), Vec::new());
+        for entry in self.entries.iter_mut().flatten() {
+            match &mut entry.asked {
+                None if entry.mac.is_none() => again.push(entry.address),
+                None => {}
+                Some((asked, _)) if entry.mac.is_none() => {
+                    if now.duration_since(*asked) >= PATIENCE {
+                        silent.push(entry.address);
+                    }
+                }
+                Some((_, verified)) if now.duration_since(*verified) >= REFRESH => {
+                    *verified = now;
+                    again.push(entry.address);
+                }
+                Some(_) => {}
+            }
+        }
+        again.into_iter().for_each(|address| self.use_neighbour(address));
+        silent.iter().for_each(|address| self.forget(*address));
+        !silent.is_empty()
+    }
+
+    /// The Ethernet address of a neighbour.
+    pub fn mac(&self, address: IpAddr) -> Option<Mac> {
+        self.get(address)?.mac
+    }
+
+    /// All by their indices; a free index holds the unspecified address.
+    pub fn table(&self) -> Vec<(IpAddr, Option<Mac>)> {
+        let free = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), None);
+        self.entries.iter().map(|e| e.map_or(free, |e| (e.address, e.mac))).collect()
+    }
+
+    fn get(&self, address: IpAddr) -> Option<&Entry> {
+        self.entries[*self.index.get(&address)?].as_ref()
+    }
+
+    fn use_neighbour(&mut self, address: IpAddr) {
+        if let Err(error) = self.netlink.use_neighbour(self.host_index, address) {
+            tracing::debug!(%address, %error, "cannot ask for a neighbour");
+        }
+    }
+
+    /// Whether one more host has a place; takes that of the one asked for longest ago.
+    fn make_room(&mut self, now: Instant) -> bool {
+        let hosts = || self.entries.iter().flatten().filter_map(|e| Some((e, e.asked?.0)));
+        if hosts().filter(|(e, _)| e.mac.is_none()).count() >= UNANSWERED {
+            return false;
+        }
+        if hosts().count() < HOSTS {
+            return true;
+        }
+        let oldest = hosts().min_by_key(|(_, asked)| *asked).filter(|(_, asked)| *asked < now);
+        match oldest.map(|(e, _)| e.address) {
+            Some(address) => {
+                self.forget(address);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn place(&mut self, address: IpAddr, asked: Option<(Instant, Instant)>) {
+        let known = self.index.get(&address).copied();
+        let mac = known.and_then(|i| self.entries[i].as_ref()).and_then(|e| e.mac);
+        let at = known.or_else(|| self.entries.iter().position(Option::is_none)).unwrap_or_else(|| {
+            self.entries.push(None);
+            self.entries.len() - 1
+        });
+        self.entries[at] = Some(Entry { address, mac, asked });
+        self.index.insert(address, at);
+    }
+
+    fn forget(&mut self, address: IpAddr) {
+        let Some(at) = self.index.remove(&address) else { return };
+        self.entries[at] = None;
+        if let Err(error) = self.netlink.delete_neighbour(self.host_index, address) {
+            tracing::debug!(%address, %error, "cannot forget a neighbour");
+        }
+    }
+}
