@@ -3,6 +3,7 @@
 mod choose;
 mod life;
 mod pieces;
+mod random;
 mod whose;
 mod wire;
 mod world;
