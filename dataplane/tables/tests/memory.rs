@@ -79,7 +79,7 @@ fn insert<A: Addr>(table: &mut FlowTable<A>, half: &Half<A>, quota: &mut Quota) 
     table.insert(table.hash(&half.key), half, quota)
 }
 
-/// Makes a connection whose initiator is worker 0's and whose replies are worker 1's.
+/// Makes a connection whose initiator is worker 0's and whose replies are worker 1's, as the pipeline does.
 fn connect<A: Addr>(
     tables: &mut [FlowTable<A>],
     quotas: &mut [Quota],
@@ -93,7 +93,7 @@ fn connect<A: Addr>(
     };
     let initiator_at = put(0, &initiator);
     let reply_at = put(1, &Half { peer: Some(initiator_at), ..reply });
-    tables[0].get_mut(initiator_at.slot).unwrap().set_peer(Some(reply_at));
+    tables[0].get_mut(initiator_at.slot).unwrap().set_peer(Some(HalfRef { worker: WorkerId(1), ..initiator_at }));
     (initiator_at, reply_at)
 }
 
@@ -129,7 +129,7 @@ fn busy(origin: u64) -> (Process, Vec<(HalfRef, HalfRef)>) {
                 action,
                 rewrite: Some(Rewrite { src: [10, 0, 0, n], dst: [10, 9, 9, 9], sport: n.into(), dport: 8080 }),
             };
-            let back = half(key4(n, 1).reversed(2), Flags::REPLY, 5);
+            let back = half(Key::new([10, 9, 9, 9], [10, 0, 0, n], 8080, n.into(), 6, 2), Flags::REPLY, 5);
             connect(&mut p.v4, &mut p.quotas, there, back)
         })
         .collect();
@@ -177,7 +177,10 @@ fn flows_go_on_in_the_next_process() {
         let entry = next.v4[0].get(slot).unwrap();
         let got = entry.half();
         assert_eq!((slot, entry.sequence()), (there.slot, there.sequence), "references to it stay true");
-        assert_eq!((got.verdict.action, got.local_port, got.peer), (action, ports[0], Some(*back)));
+        assert_eq!(
+            (got.verdict.action, got.local_port, got.peer),
+            (action, ports[0], Some(HalfRef { worker: WorkerId(1), ..*there }))
+        );
         assert_eq!(got.verdict.rewrite.unwrap().dport, 8080);
         assert_eq!((got.generation, got.class), (7, TimeoutClass::TcpEstablished), "it is judged anew");
         assert_eq!(2000u32.wrapping_sub(got.last_seen), 57_000, "the age is kept: it was seen at 5 s");
@@ -190,7 +193,7 @@ fn flows_go_on_in_the_next_process() {
 
     // What is left of the table can be used whole.
     for n in 0..(CAPACITY - 4) as u8 {
-        let half = half(key4(n, 7), Flags::NONE, 5);
+        let half = half(key4(n, 7), Flags::NONE, 5 + u16::from(n % 8));
         insert(&mut next.v4[0], &half, &mut next.quotas[0]).unwrap();
     }
     let more = half(key4(200, 7), Flags::NONE, 5);
@@ -204,13 +207,12 @@ fn flows_go_on_in_the_next_process() {
 fn what_is_no_whole_connection_ends() {
     let (mut first, made) = busy(0);
     let Process { v4, quotas, .. } = &mut first;
-    // 0: the initiator's half was retired. 1: its slot has another user. 2: it names another peer. 3: it has not heard.
+    // 0: the initiator's half was retired. 1: its slot has another user. 2: it names another worker.
     v4[0].retire(made[0].0.slot);
     v4[0].free(made[1].0.slot, &mut quotas[0]);
     let stranger = half(key4(50, 0), Flags::INITIATOR, 5);
     insert(&mut v4[0], &stranger, &mut quotas[0]).unwrap();
-    v4[0].get_mut(made[2].0.slot).unwrap().set_peer(Some(made[3].1));
-    v4[0].get_mut(made[3].0.slot).unwrap().set_peer(None);
+    v4[0].get_mut(made[2].0.slot).unwrap().set_peer(Some(made[3].0));
     // A cached drop.
     let mut denied = half(key4(60, 0), Flags::INITIATOR, 5);
     denied.verdict.action = Action::Drop(3);
@@ -300,8 +302,12 @@ fn drain<A: Addr>(tables: &mut [FlowTable<A>], quotas: &mut [Quota]) -> Result<(
             let (key, me) = (*entry.key(), tables[w].half_ref(WorkerId(w as u8), slot).unwrap());
             prop_assert_eq!(tables[w].find(&key, tables[w].hash(&key)), Some(slot));
             let other = &tables[peer.worker.index()];
-            let other = other.get(other.resolve(peer).expect("the other half is there")).unwrap();
-            prop_assert_eq!(other.peer(), Some(me));
+            if entry.flags().has(Flags::REPLY) {
+                let other = other.get(other.resolve(peer).expect("the other half is there")).unwrap();
+                prop_assert!(other.flags().has(Flags::INITIATOR) && other.peer().unwrap().worker == me.worker);
+            } else {
+                prop_assert!(other.live(1, CAPACITY).any(|slot| other.get(slot).unwrap().peer() == Some(me)));
+            }
         }
     }
     for (table, quota) in tables.iter_mut().zip(quotas) {

@@ -55,7 +55,8 @@ pub struct Half<A: Addr> {
     pub generation: u32,
     /// When the last one came.
     pub last_seen: Millis,
-    /// The other direction's half-entry. `None`: there is none (cached drops), or not yet.
+    /// The other direction's half-entry; of an initiator's half only the worker counts, which finds it by its key.
+    /// `None`: there is none (cached drops), or not yet.
     pub peer: Option<HalfRef>,
     /// What is remembered.
     pub flags: Flags,

@@ -2,7 +2,7 @@
 //!
 //! Nothing in it is believed: the process may have died at any point, and whoever kept the file may have written it.
 //! So it is read by copies, never mapped; every number is checked before it is used; a pair of halves is taken only
-//! if each names the other; and whatever is taken is judged anew before its first packet goes anywhere
+//! if the one of the replies names the initiator's, and that one its worker and its tuple; and whatever is taken is judged anew before its first packet goes anywhere
 //! ([`Present::generation`]).
 
 use std::fs::File;
@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use super::memory::{HEADER, Header, Layout, MemoryConfig};
 use super::names::{self, Identity, OldNames};
-use super::{Action, Addr, Entry, EntryState, Flags, FlowTable, Half, HalfRef, Slot};
+use super::{Action, Addr, Entry, EntryState, Flags, FlowTable, Half, HalfRef, Key, Slot};
 use crate::fib::NeighbourIndex;
 use crate::mem::{Pod, from_bytes, is_sealed_memory};
 use crate::quota::Quota;
@@ -65,7 +65,7 @@ pub struct OldFlows {
 pub struct Pair<A: Addr> {
     /// Where the initiator's half is, here as there.
     pub initiator_at: HalfRef,
-    /// The initiator's half.
+    /// The initiator's half; of its `peer` only the worker is the other half's.
     pub initiator: Half<A>,
     /// Where the half of the replies is.
     pub reply_at: HalfRef,
@@ -325,12 +325,12 @@ impl OldFlows {
         self.file.read_exact_at(bytes, at as u64)?;
         let initiator = live::<A>(bytes, Flags::INITIATOR).filter(|initiator| {
             initiator.sequence() == initiator_at.sequence
-                // It may not have heard yet where its other half went.
-                && initiator.peer().is_none_or(|peer| peer == reply_at)
-                && initiator.key().proto == reply.key().proto
+                && initiator.peer().is_some_and(|peer| peer.worker == reply_at.worker)
+                && is_answered_by(initiator, reply.key())
         });
         let Some(initiator) = initiator else { return Ok(Err(Rejected::Unpaired)) };
-        let halves = renumber.half(&initiator.half(), reply_at).zip(renumber.half(&reply.half(), initiator_at));
+        let whose = HalfRef { worker: reply_at.worker, ..initiator_at };
+        let halves = renumber.half(&initiator.half(), whose).zip(renumber.half(&reply.half(), initiator_at));
         Ok(halves.map(|(initiator, reply)| Pair { initiator_at, initiator, reply_at, reply }).ok_or(Rejected::Gone))
     }
 }
@@ -355,6 +355,16 @@ impl<A: Addr> Pair<A> {
         });
         false
     }
+}
+
+/// Whether the replies to an initiator's packets have such a key (in some zone).
+fn is_answered_by<A: Addr>(initiator: &Entry<A>, reply: &Key<A>) -> bool {
+    let there = initiator.key();
+    let (src, dst, sport, dport) = match initiator.rewrite() {
+        Some(new) => (new.src, new.dst, new.sport, new.dport),
+        None => (there.src, there.dst, there.sport, there.dport),
+    };
+    Key::new(src, dst, sport, dport, there.proto, reply.zone).reversed(reply.zone) == *reply
 }
 
 /// The entry that the bytes are, if it is whole, in force, of that direction alone, and forwards.
