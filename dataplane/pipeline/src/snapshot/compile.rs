@@ -10,7 +10,7 @@ use podplane_tables::VtepIndex;
 use podplane_tables::changed::ChangedCells;
 use podplane_tables::fib::{Fib, NextHop};
 
-use super::nets::Nets;
+use super::nets::{Nets, usable};
 use super::outside::Outside;
 use super::services::Services;
 use super::{
@@ -321,44 +321,6 @@ impl Routes {
         let prefixes = self.ranges.into_iter().map(|(p, hop)| (p.addr, p.len, hop));
         // Both have been checked for length and uniqueness, so the table has nothing left to refuse.
         Fib::build(prefixes, self.hosts).map_err(|e| SnapshotError::Routes(e.to_string()))
-    }
-}
-
-/// Whether an address can be a node's, a pod's or a VTEP's.
-pub(super) fn usable(a: IpAddr) -> bool {
-    match a {
-        IpAddr::V4(a) => {
-            !(a.is_unspecified() || a.is_loopback() || a.is_multicast() || a.is_broadcast() || a.is_link_local())
-                && a.octets()[0] != 0
-                && a.octets()[0] < 240
-        }
-        IpAddr::V6(a) => {
-            !(a.is_unspecified() || a.is_loopback() || a.is_multicast() || a.is_unicast_link_local())
-                && a.to_ipv4_mapped().is_none()
-        }
-    }
-}
-
-impl Prefix {
-    /// The network's first address. `None`: the length exceeds the family's.
-    fn network(&self) -> Option<IpAddr> {
-        match self.addr {
-            IpAddr::V4(a) if self.len <= 32 => {
-                let mask = u32::MAX.checked_shl(32 - u32::from(self.len)).unwrap_or(0);
-                Some(IpAddr::V4((u32::from(a) & mask).into()))
-            }
-            IpAddr::V6(a) if self.len <= 128 => {
-                let mask = u128::MAX.checked_shl(128 - u32::from(self.len)).unwrap_or(0);
-                Some(IpAddr::V6((u128::from(a) & mask).into()))
-            }
-            _ => None,
-        }
-    }
-
-    fn overlaps(&self, other: &Prefix) -> bool {
-        let len = self.len.min(other.len);
-        self.addr.is_ipv4() == other.addr.is_ipv4()
-            && Prefix { addr: self.addr, len }.network() == Prefix { addr: other.addr, len }.network()
     }
 }
 

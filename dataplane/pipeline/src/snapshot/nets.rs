@@ -1,4 +1,4 @@
-//! Lists of address ranges.
+//! Addresses and ranges of them.
 
 use std::net::IpAddr;
 
@@ -45,6 +45,44 @@ impl Nets {
         let (bits, v4) = (number(a), a.is_ipv4());
         // Short IPv6 prefixes would hold mapped addresses.
         self.0.iter().any(|n| bits & n.mask == n.bits && v4 == (n.bits >> 32 == 0xffff))
+    }
+}
+
+/// Whether an address can be a node's, a pod's or a VTEP's.
+pub(super) fn usable(a: IpAddr) -> bool {
+    match a {
+        IpAddr::V4(a) => {
+            !(a.is_unspecified() || a.is_loopback() || a.is_multicast() || a.is_broadcast() || a.is_link_local())
+                && a.octets()[0] != 0
+                && a.octets()[0] < 240
+        }
+        IpAddr::V6(a) => {
+            !(a.is_unspecified() || a.is_loopback() || a.is_multicast() || a.is_unicast_link_local())
+                && a.to_ipv4_mapped().is_none()
+        }
+    }
+}
+
+impl Prefix {
+    /// The network's first address. `None`: the length exceeds the family's.
+    pub(super) fn network(&self) -> Option<IpAddr> {
+        match self.addr {
+            IpAddr::V4(a) if self.len <= 32 => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.len)).unwrap_or(0);
+                Some(IpAddr::V4((u32::from(a) & mask).into()))
+            }
+            IpAddr::V6(a) if self.len <= 128 => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.len)).unwrap_or(0);
+                Some(IpAddr::V6((u128::from(a) & mask).into()))
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn overlaps(&self, other: &Prefix) -> bool {
+        let len = self.len.min(other.len);
+        self.addr.is_ipv4() == other.addr.is_ipv4()
+            && Prefix { addr: self.addr, len }.network() == Prefix { addr: other.addr, len }.network()
     }
 }
 

@@ -171,12 +171,7 @@ impl World {
     pub fn converse(&mut self, from: Place, src: IpAddr, to: (IpAddr, u16), at: Place, sport: u16) -> (Seen, Seen) {
         let l4 = |sport, dport| Transport::Udp { sport, dport };
         let there = self.pass(from, src, to.0, l4(sport, to.1), at);
-        let back_by = match at {
-            Place::Wire(n) => Place::Wire(n),
-            other => other,
-        };
-        // The node's own stack answers strangers by the router, everybody else by us.
-        let back = self.pass_answer(back_by, &there, from);
+        let back = self.pass_answer(at, &there, from);
         (there, back)
     }
 
@@ -184,6 +179,7 @@ impl World {
     pub fn pass_answer(&mut self, by: Place, seen: &Seen, at: Place) -> Seen {
         let mut answer =
             self.frame(by, seen.dst, seen.src, Transport::Udp { sport: seen.dport, dport: seen.sport }, b"answer");
+        // The node's own stack answers strangers by the router and other nodes plainly, everybody else by us.
         if matches!(by, Place::Host(_)) && !self.ours(seen.src) {
             let peer = (0..self.sim.nodes.len()).find(|n| [node(false, *n), node(true, *n)].contains(&seen.src));
             answer.dst_mac = peer.map_or(ROUTER, |n| self.sim.nodes[n].uplink_mac());

@@ -9,8 +9,8 @@ use podplane_tables::changed::ChangedCells;
 use podplane_tables::flow::siphash13;
 use podplane_tables::maglev::Maglev;
 
-use super::super::compile::usable;
-use super::super::{SnapshotError, nets::Nets, nets::number};
+use super::super::SnapshotError;
+use super::super::nets::{Nets, number, usable};
 use super::shards::Map;
 use super::{
     Backend, Cell, Choice, FORMER, Frontend, FrontendConfig, FrontendKind, ServiceConfig, ServiceId, ServiceMap,
