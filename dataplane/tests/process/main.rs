@@ -4,6 +4,7 @@
 
 mod backlog;
 mod node;
+mod restart;
 mod uplink;
 
 use std::net::UdpSocket;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use podplane_config::introspect::Question;
-use podplane_config::link::{self, AgentLink};
+use podplane_config::link::{self, AgentLink, Keeper};
 use podplane_config::v1::{FromDataplane, Key, Object, ToDataplane};
 use podplane_hostnet::{Netns, ingress_drop};
 use serde::de::DeserializeOwned;
@@ -107,6 +107,16 @@ impl Node {
 
     pub fn in_pod<T: Send>(&self, pod: u8, f: impl FnOnce() -> T + Send) -> T {
         self.pod(pod).run(f).unwrap()
+    }
+
+    /// A program in a pod, to be talked to.
+    pub fn python_in_pod(&self, pod: u8, program: &str, args: &[&str]) -> Child {
+        python(self.pod(pod), program, args)
+    }
+
+    /// A program at the neighbour on the uplink.
+    pub fn python_outside(&self, program: &str, args: &[&str]) -> Child {
+        python(&self.neighbour, program, args)
     }
 
     /// A pod wired as the plugin does it; its Ethernet address.
@@ -268,6 +278,12 @@ impl Drop for Node {
     }
 }
 
+fn python(netns: &Netns, program: &str, args: &[&str]) -> Child {
+    let mut python = Command::new("python3");
+    python.args(["-c", program]).args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
+    netns.run(|| python.spawn()).unwrap().unwrap()
+}
+
 fn run(netns: &Netns, command: &str) -> String {
     let output =
         netns.run(|| Command::new("sh").args(["-ec", command]).stdin(Stdio::null()).output().unwrap()).unwrap();
@@ -285,7 +301,12 @@ pub struct Agent(AgentLink);
 
 impl Agent {
     pub fn connect(node: &Node) -> Agent {
-        let (link, facts) = link::connect(&node.socket()).unwrap();
+        Agent::connect_keeping(node, &mut Keeper::new())
+    }
+
+    /// Connects with what was kept of a former dataplane.
+    pub fn connect_keeping(node: &Node, keeper: &mut Keeper) -> Agent {
+        let (link, facts) = link::connect_keeping(&node.socket(), keeper).unwrap();
         assert_eq!((facts.host_ifname.as_str(), facts.uplink_mtu), ("podplane0", 1500));
         Agent(link)
     }
