@@ -49,7 +49,9 @@ def ask(i, wait):
         c.sendall(b'x\\n')
         got = c.recv(64)
         if got.split()[:1] != [name]: raise OSError(f'{name} became {got}')
-        gap, last = max(gap, time.time() - last), time.time()
+        now = time.time()
+        if now - last > 0.5: print(f'{name} was silent for {int(1000 * (now - last))} ms', file=sys.stderr)
+        gap, last = max(gap, now - last), now
     except OSError as e:
         print(i, name, repr(e), file=sys.stderr)
         broken.add(i)
