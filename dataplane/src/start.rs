@@ -19,7 +19,7 @@ use crate::args::{Args, Uplink};
 use crate::clock::{Clock, millis};
 use crate::control::answers::{Answers, Constants};
 use crate::control::compile::Base;
-use crate::control::door::{Door, Hall};
+use crate::control::door::{Door, Hall, Welcome};
 use crate::control::flows::FlowKeeper;
 use crate::control::publish::Publisher;
 use crate::control::table::Table;
@@ -120,8 +120,9 @@ pub fn run(args: &Args) -> Result<()> {
         workers: args.workers,
         host_ifname: facts.host_port,
     };
-    let door = Door::open(listener, &socket, told, current_mtu, flow_file, answers, hall, Arc::clone(&shared))
-        .context("serving the socket")?;
+    let welcome = Welcome { facts: told, mtu: current_mtu, flows: flow_file };
+    let door =
+        Door::open(listener, &socket, welcome, answers, hall, Arc::clone(&shared)).context("serving the socket")?;
     tracing::info!(uplink = %args.uplink, mac = %base.mac, mtu, workers = args.workers, "forwarding");
     notify(&[NotifyState::Ready]);
 

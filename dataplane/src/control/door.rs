@@ -53,13 +53,20 @@ pub struct Door {
     closing: Arc<AtomicBool>,
 }
 
+/// What agents are told and given.
+#[derive(Debug)]
+pub struct Welcome {
+    /// The facts, less the MTU.
+    pub facts: Facts,
+    /// The uplink's MTU, which may change.
+    pub mtu: Arc<AtomicU16>,
+    /// The flow memory, to be kept.
+    pub flows: Option<OwnedFd>,
+}
+
 /// What visitors are served from.
 struct Reception {
-    facts: Facts,
-    /// The uplink's MTU, which may change.
-    mtu: Arc<AtomicU16>,
-    /// The flow memory, for agents to keep.
-    flows: Option<OwnedFd>,
+    welcome: Welcome,
     answers: Arc<Answers>,
     hall: Arc<Hall>,
     shared: Arc<Shared>,
@@ -67,17 +74,14 @@ struct Reception {
 }
 
 impl Door {
-    /// Serves the visitors of `listener`, which listens at `path`. Agents are told `facts` with the `mtu` of that
-    /// moment, and asked to keep the file `flows`.
+    /// Serves the visitors of `listener`, which listens at `path`.
     ///
     /// # Errors
     /// No thread can be started.
     pub fn open(
         listener: UnixListener,
         path: &Path,
-        facts: Facts,
-        mtu: Arc<AtomicU16>,
-        flows: Option<OwnedFd>,
+        welcome: Welcome,
         answers: Arc<Answers>,
         hall: Arc<Hall>,
         shared: Arc<Shared>,
@@ -85,7 +89,7 @@ impl Door {
         let closing = Arc::new(AtomicBool::new(false));
         let door = Door { path: path.to_owned(), closing: Arc::clone(&closing) };
         let inside = AtomicUsize::new(0);
-        let reception = Arc::new(Reception { facts, mtu, flows, answers, hall, shared, inside });
+        let reception = Arc::new(Reception { welcome, answers, hall, shared, inside });
         std::thread::Builder::new().name("door".to_owned()).spawn(move || serve(&listener, &reception, &closing))?;
         Ok(door)
     }
@@ -146,8 +150,9 @@ impl Reception {
             },
             Visitor::Agent(mut agent) => {
                 let kept = agent.take_kept();
-                let facts = Facts { uplink_mtu: self.mtu.load(Ordering::Relaxed), ..self.facts.clone() };
-                let link = agent.welcome_with(&facts, self.flows.as_ref().map(AsFd::as_fd))?;
+                let facts =
+                    Facts { uplink_mtu: self.welcome.mtu.load(Ordering::Relaxed), ..self.welcome.facts.clone() };
+                let link = agent.welcome_with(&facts, self.welcome.flows.as_ref().map(AsFd::as_fd))?;
                 self.hall.put(Arrival { link, kept });
                 self.shared.control.wake();
                 Ok(())
