@@ -108,7 +108,7 @@ pub fn check_name(name: &str) -> Result<()> {
         || name.len() > MAX_NAME
         || name == "."
         || name == ".."
-        || name.bytes().any(|b| matches!(b, b'/' | b':' | b' ') || b.is_ascii_control());
+        || name.chars().any(|c| matches!(c, '/' | ':') || c.is_whitespace() || c.is_control());
     match bad {
         true => Err(Error::Invalid(format!(
             "\"{}\" cannot name an interface: 1 to {MAX_NAME} bytes without '/', ':', spaces or control characters",
