@@ -125,19 +125,14 @@ impl Neighbours {
         let now = Instant::now();
         let (mut again, mut silent) = (Vec::new(), Vec::new());
         for entry in self.entries.iter_mut().flatten() {
-            match &mut entry.asked {
-                None if entry.mac.is_none() => again.push(entry.address),
-                None => {}
-                Some((asked, _)) if entry.mac.is_none() => {
-                    if now.duration_since(*asked) >= PATIENCE {
-                        silent.push(entry.address);
-                    }
-                }
-                Some((_, verified)) if now.duration_since(*verified) >= REFRESH => {
+            match (&mut entry.asked, entry.mac) {
+                (None, None) => again.push(entry.address),
+                (Some((asked, _)), None) if now.duration_since(*asked) >= PATIENCE => silent.push(entry.address),
+                (Some((_, verified)), Some(_)) if now.duration_since(*verified) >= REFRESH => {
                     *verified = now;
                     again.push(entry.address);
                 }
-                Some(_) => {}
+                _ => {}
             }
         }
         again.into_iter().for_each(|address| self.use_neighbour(address));
