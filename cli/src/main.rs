@@ -32,7 +32,7 @@ enum Command {
     /// Show the connections that go through the node, both directions as one line.
     Flows(see::FlowsArgs),
     /// Show what Services' addresses lead to, how often they were used, and why an endpoint is not.
-    Services(see::SeeArgs),
+    Services(see::ServicesArgs),
     /// A cluster of namespaces on this machine, for demos, CI and tests.
     Lab(lab::LabArgs),
 }

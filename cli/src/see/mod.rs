@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use crate::output::{self, Format};
 
 pub use flows::{FlowsArgs, flows};
-pub use services::services;
+pub use services::{ServicesArgs, services};
 
 /// Where to ask and how to print.
 #[derive(Debug, clap::Args)]
