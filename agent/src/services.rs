@@ -16,14 +16,15 @@ pub fn list(index: &Index) -> Vec<ServiceStatus> {
         .services()
         .into_iter()
         .map(|report| {
-            let refused = refused.remove(&report.name).unwrap_or_default();
+            let mut refused = refused.remove(&report.name).unwrap_or_default();
+            refused.extend(report.slices_refused.iter().cloned());
             status(report, refused)
         })
         .collect();
     // What is refused from the beginning has no earlier word in force.
     for (path, refused) in refused {
-        let (skipped, ports) = (None, Vec::new());
-        list.push(status(ServiceReport { name: path, kind: String::new(), skipped, refused: None, ports }, refused));
+        let (skipped, slices_refused, ports) = (None, Vec::new(), Vec::new());
+        list.push(status(ServiceReport { name: path, kind: String::new(), skipped, slices_refused, ports }, refused));
     }
     list.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     list

@@ -15,6 +15,7 @@ use std::{fs, io};
 use inotify::{EventMask, Inotify, WatchMask};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use podplane_api::RefusedObject;
+use podplane_index::ObjectKey;
 use podplane_index::files::{Events, Files};
 use podplane_index::manifest::ParseError;
 
@@ -42,6 +43,8 @@ struct State {
     trouble: Option<String>,
     /// Kinds that were said to be ignored.
     ignored: BTreeSet<String>,
+    /// Refusals that were said.
+    said: BTreeSet<(ObjectKey, String)>,
 }
 
 impl Folder {
@@ -209,10 +212,21 @@ impl Watcher {
             }
             refused
         });
-        for (key, reason) in refused {
-            let (path, line) = state.files.place(&key).unwrap_or((&self.dir, 0));
+        for (key, reason) in &refused {
+            let (path, line) = state.files.place(key).unwrap_or((&self.dir, 0));
             tracing::error!(file = %path.display(), line, object = %key, reason, "refused; the last good state stays");
         }
+        let State { files, said, .. } = &mut *state;
+        self.desired.read(|index| {
+            let now: BTreeSet<(ObjectKey, String)> =
+                index.refused().map(|(key, reason)| (key, reason.to_owned())).collect();
+            // What an object says of itself was said above, with what becomes of it.
+            for (key, reason) in now.difference(said).filter(|(key, _)| !refused.contains_key(key)) {
+                let (path, line) = files.place(key).unwrap_or((&self.dir, 0));
+                tracing::error!(file = %path.display(), line, object = %key, reason, "not, or not wholly, in force");
+            }
+            *said = now;
+        });
     }
 
     fn trouble(&self, trouble: String) {

@@ -16,6 +16,8 @@ const HEADLESS: &str = "service.kubernetes.io/headless";
 const AFFINITY_SECONDS: i64 = 10_800;
 /// Its limit.
 const MAX_AFFINITY_SECONDS: i64 = 86_400;
+/// The longest name, in bytes (a DNS subdomain, RFC 1123).
+const MAX_NAME: usize = 253;
 
 /// Whether the labels say that the object is no business of this proxy: the reason.
 pub(super) fn is_left_to_others(metadata: &Metadata) -> Option<String> {
@@ -62,6 +64,8 @@ impl ServiceFacts {
     /// Checks a Service by itself; the error says what is wrong with it.
     pub(super) fn of(service: &Service) -> Result<ServiceFacts, String> {
         let spec = &service.spec;
+        check_name("metadata.namespace", service.metadata.namespace.as_deref().unwrap_or("default"))?;
+        check_name("metadata.name", &service.metadata.name)?;
         let kind = spec.kind.clone().unwrap_or_else(|| "ClusterIP".into());
         if let Some(reason) = skip_reason(service, &kind) {
             return Ok(ServiceFacts::skipped(service, kind, reason));
@@ -109,6 +113,15 @@ impl ServiceFacts {
     pub(super) fn cluster_ip(&self, family: Family) -> Option<IpAddr> {
         self.cluster_ips.iter().copied().find(|address| family.has(*address))
     }
+}
+
+/// The dataplane would refuse a whole transaction for a name that is none.
+fn check_name(field: &str, name: &str) -> Result<(), String> {
+    let bad = |c: char| c.is_control() || c.is_whitespace() || c == '/';
+    if name.len() > MAX_NAME || name.chars().any(bad) {
+        return Err(format!("{field}: {name:?} is no name"));
+    }
+    Ok(())
 }
 
 /// Why a Service is not served at all.
@@ -167,6 +180,7 @@ pub(super) fn protocol(field: &str, text: Option<&String>) -> Result<Protocol, S
 fn ports(listed: &[SpecPort]) -> Result<Vec<PortFacts>, String> {
     let mut ports: Vec<PortFacts> = Vec::with_capacity(listed.len());
     for raw in listed {
+        check_name("spec.ports.name", raw.name.as_deref().unwrap_or_default())?;
         let new = PortFacts {
             name: raw.name.clone().unwrap_or_default(),
             protocol: protocol("spec.ports.protocol", raw.protocol.as_ref())?,

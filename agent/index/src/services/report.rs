@@ -21,8 +21,8 @@ pub struct ServiceReport {
     pub kind: String,
     /// Why it is not served at all.
     pub skipped: Option<String>,
-    /// What of it is refused, and why.
-    pub refused: Option<String>,
+    /// What of its slices is not used, and why.
+    pub slices_refused: Vec<String>,
     /// Its ports, one entry for each family.
     pub ports: Vec<PortReport>,
 }
@@ -92,12 +92,14 @@ impl Services {
         let none = Slices::new();
         let report = |(path, facts): (&String, &ServiceFacts)| {
             let slices = self.slices.get(path).unwrap_or(&none);
-            let refused = self.judged.get(path).and_then(|judged| judged.problems.clone());
+            let refused = |(name, _): (&String, _)| {
+                self.slice_problems.get(name).map(|problem| format!("EndpointSlice {name}: {problem}"))
+            };
             ServiceReport {
                 name: path.clone(),
                 kind: facts.kind.clone(),
                 skipped: facts.skipped.clone(),
-                refused,
+                slices_refused: slices.iter().filter_map(refused).collect(),
                 ports: ports(facts, slices, told(path), context),
             }
         };

@@ -2,6 +2,7 @@
 
 mod contradictions;
 mod histories;
+mod scale;
 mod semantics;
 
 use crate::manifest;

@@ -22,6 +22,7 @@ fn by_themselves() {
     let with = |spec: &str| refused(&service("bad", "2026-01-01T00:00:00Z", spec));
     let ip = "clusterIPs: [10.96.0.9], ";
     for (spec, reason) in [
+        ("ports: [{name: \"a b\", port: 1}]", "no name"),
         ("ports: [{port: 0}]", "0 is no port"),
         ("ports: [{port: 65536}]", "65536 is no port"),
         ("ports: [{port: 80, nodePort: 65536}]", "65536 is no port"),
