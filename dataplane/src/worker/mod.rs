@@ -100,7 +100,7 @@ impl Worker {
             generation: 0,
             engine,
             receiver: Receiver::new(shared.mesh.sleeper(me).bell())?,
-            world: World::new(mesh, bufs, counters, shared.seats.len()),
+            world: World::new(mesh, bufs, counters, shared),
             handed: Burst::new(),
             received: Burst::new(),
             busy_poll,

@@ -1,5 +1,6 @@
 //! What the packet path asks of the world, over real ports and queues.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use podplane_packet::buf::PacketBuf;
@@ -9,6 +10,7 @@ use podplane_pipeline::{DropReason, Env, HalfMsg, Millis, Pass};
 
 use super::backlog::Backlog;
 use super::mesh::MeshEnd;
+use super::shared::Shared;
 use super::slot::PortSlot;
 use crate::ports::{Buffers, Pkt};
 
@@ -32,26 +34,28 @@ pub struct World {
     pub(super) backlog: Backlog,
     pub(super) mesh: MeshEnd<Handed, HalfMsg>,
     pub(super) bufs: Buffers,
+    shared: Arc<Shared>,
     pub(super) counters: Arc<WorkerCounters>,
     /// Packets that devices took.
     pub(super) sent: u64,
 }
 
 impl World {
-    /// A world without ports, for one of `workers` workers.
+    /// A world without ports, for one of the workers of `shared`.
     pub(super) fn new(
         mesh: MeshEnd<Handed, HalfMsg>,
         bufs: Buffers,
         counters: Arc<WorkerCounters>,
-        workers: usize,
+        shared: &Arc<Shared>,
     ) -> World {
         World {
             now: 0,
             nanos: 0,
             slots: (0..PortId::MAX).map(|_| None).collect(),
-            backlog: Backlog::new(&bufs, workers),
+            backlog: Backlog::new(&bufs, shared.seats.len()),
             mesh,
             bufs,
+            shared: Arc::clone(shared),
             counters,
             sent: 0,
         }
@@ -110,6 +114,14 @@ impl Env for World {
         self.mesh.send_packet(to, Handed::Received(buf)).map_err(|handed| match handed {
             Handed::Received(buf) | Handed::Finished(_, buf) => buf,
         })
+    }
+
+    #[cold]
+    fn resolve(&mut self, address: IpAddr) {
+        // Lost if control is far behind: whoever waits asks again.
+        if self.shared.wanted.push(address).is_ok() {
+            self.shared.control.wake();
+        }
     }
 
     #[inline]
