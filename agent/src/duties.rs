@@ -5,14 +5,15 @@ mod place;
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use podplane_hostnet::events::{Event, Events, Interest};
+use podplane_hostnet::node_routes::NodeRoutes;
 use podplane_hostnet::routes::PROTO_PODPLANE;
 use podplane_hostnet::takeover::{self, Restored};
+use podplane_index::Index;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -32,24 +33,29 @@ pub const GONE: Duration = Duration::from_secs(3);
 /// How often the watching thread looks whether anybody still needs it.
 const TICK_MS: u16 = 500;
 
-/// Whether the node's routes to pods are in place, as its duties saw them last.
+/// Which routes to pods are in place, as the duties saw them last.
 #[derive(Clone, Debug, Default)]
-pub struct Placed(Arc<AtomicBool>);
+pub struct Placed {
+    unattended: bool,
+    routes: Arc<Mutex<Option<NodeRoutes>>>,
+}
 
 impl Placed {
     /// For an agent that does not look after routes: nobody waits for them.
     pub fn unattended() -> Placed {
-        Placed(Arc::new(AtomicBool::new(true)))
+        Placed { unattended: true, ..Placed::default() }
     }
 
-    /// Why the node does not reach pods yet.
-    pub fn obstacle(&self) -> Option<String> {
-        let missing = || "the node's routes to pods are not in place yet".to_owned();
-        (!self.0.load(Ordering::Relaxed)).then(missing)
+    /// Why the node does not reach all pods yet. Those of the first objects that were read are not enough, so what is
+    /// in place is compared with what is wanted.
+    pub fn obstacle(&self, index: &Index) -> Option<String> {
+        let routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        let placed = routes.is_some() && *routes == place::wanted(index).map(|wanted| wanted.routes);
+        (!self.unattended && !placed).then(|| "the node's routes to pods are not in place yet".to_owned())
     }
 
-    fn set(&self, placed: bool) {
-        self.0.store(placed, Ordering::Relaxed);
+    fn set(&self, routes: Option<NodeRoutes>) {
+        *self.routes.lock().unwrap_or_else(PoisonError::into_inner) = routes;
     }
 }
 
@@ -110,21 +116,21 @@ impl Duties {
 
     async fn routes(&self) {
         let Some(wanted) = self.desired.read(place::wanted) else { return };
-        let state_dir = self.state_dir.clone();
+        let (state_dir, routes) = (self.state_dir.clone(), wanted.routes.clone());
         match tokio::task::spawn_blocking(move || place::place(&state_dir, &wanted)).await {
             Ok(Ok(trouble)) => {
                 match trouble {
                     Some(trouble) => self.report(trouble),
                     None => drop(self.trouble.set(None)),
                 }
-                return self.placed.set(true);
+                return self.placed.set(Some(routes));
             }
             // No host port yet, or not any more.
             Ok(Err(e)) if e.is_not_found() => drop(self.trouble.set(None)),
             Ok(Err(e)) => self.report(format!("the node's routes and rules: {e}")),
             Err(e) => self.report(e.to_string()),
         }
-        self.placed.set(false);
+        self.placed.set(None);
     }
 
     /// Gives the uplink back; whether that is done.

@@ -56,7 +56,7 @@ impl Status {
     pub async fn now(&self, attachments: &Attachments) -> Result<AgentStatus, Refusal> {
         let ranges = self.desired.read(|index| index.local().map(|l| l.pod_cidrs.clone()).unwrap_or_default());
         let live = attachments.list().await?;
-        let obstacle = attachments.obstacle().or_else(|| self.placed.obstacle());
+        let obstacle = attachments.obstacle().or_else(|| self.desired.read(|index| self.placed.obstacle(index)));
         let (connected, sent, applied) = self.observer.look(|p| (p.connected, p.sent, p.applied));
         let mut conditions: Vec<String> = obstacle.iter().cloned().collect();
         conditions.extend(self.folder.trouble());

@@ -21,7 +21,7 @@ const SYSCTLS: [(&str, &str); 3] = [("accept_local", "1"), ("rp_filter", "0"), (
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Wanted {
     /// Routes to pods.
-    routes: NodeRoutes,
+    pub(super) routes: NodeRoutes,
     traffic: NodeTraffic,
 }
 

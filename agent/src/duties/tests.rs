@@ -103,7 +103,7 @@ fn routes_follow_the_nodes_and_are_put_back() {
     let dataplane = Dataplane::start(&space.path(), 1500);
     space.with_duties(async |desired, placed| {
         sleep(Duration::from_millis(300)).await;
-        assert!(placed.obstacle().is_some(), "nobody said yet which routes there are");
+        assert!(desired.read(|index| placed.obstacle(index)).is_some(), "nobody said yet which routes there are");
         apply(&desired, "n1", "192.0.2.1", "10.0.1.0/24");
         apply(&desired, "n2", "192.0.2.2", "10.0.2.0/24, \"fd00:2::/64\"");
         let has = |prefix: &'static str| {
@@ -114,7 +114,7 @@ fn routes_follow_the_nodes_and_are_put_back() {
                     && route.contains("mtu 1450")
             }
         };
-        space.until("said to be in place", |_| placed.obstacle().is_none()).await;
+        space.until("said to be in place", |_| desired.read(|index| placed.obstacle(index)).is_none()).await;
         assert!(has("10.0.1.0/24")(&space) && has("10.0.2.0/24")(&space), "they are when it is said");
         // This node said nothing of an IPv6 address of its own.
         assert_eq!(space.ip("-6 route show fd00:2::/64"), "");
