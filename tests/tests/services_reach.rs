@@ -59,6 +59,13 @@ impl Reach {
         self.checks.answers(&self.lab, what, client, address, port, &["a", "b"], &same(source));
     }
 
+    /// Node 2's node port from node 1: what it sends back to node 1 it sends under its own address, to see the answers.
+    fn elsewhere(&mut self, client: &Client, family: usize, node_port: u16, own: &str) {
+        let seen = |name: &str| if name == "a" { NODES[1][family] } else { own }.to_owned();
+        let (address, what) = (NODES[1][family], "another node's NodePort");
+        self.checks.answers(&self.lab, what, client, address, node_port, &["a", "b"], &seen);
+    }
+
     /// A pod that is no backend reaches every kind of address, and is seen by its own.
     fn pods(&mut self) {
         let client = Client::pod("client");
@@ -71,9 +78,8 @@ impl Reach {
             self.web("ClusterIP from a pod", &client, &cluster[family], 80, own);
             self.web("a balancer's address from a pod", &client, &balanced[family], 80, own);
             self.web("an external address from a pod", &client, external[family], 80, own);
-            for node in NODES {
-                self.web("NodePort from a pod", &client, node[family], node_port, own);
-            }
+            self.web("NodePort of its node from a pod", &client, NODES[0][family], node_port, own);
+            self.elsewhere(&client, family, node_port, own);
             let host = self.lab.cluster_ips("default/host");
             let what = "backends on the host network from a pod";
             self.checks.answers(&self.lab, what, &client, &host[family], 80, &["h1", "h2"], &same(own));
@@ -111,7 +117,7 @@ impl Reach {
                 self.web("ClusterIP from a node", &client, &cluster[family], 80, own);
                 self.web("a balancer's address from a node", &client, &balanced[family], 80, own);
                 self.web("a node's own NodePort", &client, own, node_port, own);
-                self.web("another node's NodePort", &client, NODES[1][family], node_port, own);
+                self.elsewhere(&client, family, node_port, own);
                 // To a backend on the same host the node comes by its address in the pod range, so that replies return.
                 let seen = |name: &str| if name == "h1" { GATEWAYS[0][family] } else { own }.to_owned();
                 let what = "backends on the host network from a node";
@@ -121,8 +127,9 @@ impl Reach {
             }
         }
         let what = "hostPort on 127.0.0.1";
-        let gateway = same(GATEWAYS[0][0]);
-        self.checks.answers(&self.lab, what, &Client::Node(1), "127.0.0.1", 7080, &["solo"], &gateway);
+        // The kernel has chosen the node's address as source by the time that the packet is ours.
+        let node = same(NODES[0][0]);
+        self.checks.answers(&self.lab, what, &Client::Node(1), "127.0.0.1", 7080, &["solo"], &node);
     }
 
     /// The host beside the cluster reaches what is meant for it, and pods see it.
