@@ -115,11 +115,12 @@ pub(super) fn claim_whole(snap: &Snapshot, local: &Local, ip: &Ip, l4: &L4) -> C
     if has_ports && services.find(dst, proto, dport).is_some() {
         return if l4.error { Claim::IfKnown } else { Claim::Ours };
     }
-    if has_ports && services.was_frontend(dst, proto, dport) {
-        return Claim::IfKnown;
-    }
     let routed = || local.no_masquerade.contains(src) && is_pod(snap, dst);
-    if local.service_cidrs.contains(dst) || routed() { Claim::Ours } else { Claim::Passes }
+    // First, for a ClusterIP that is no Service's any more is nobody's.
+    if local.service_cidrs.contains(dst) || routed() {
+        return Claim::Ours;
+    }
+    if has_ports && services.was_frontend(dst, proto, dport) { Claim::IfKnown } else { Claim::Passes }
 }
 
 fn is_pod(snap: &Snapshot, address: IpAddr) -> bool {
