@@ -1,7 +1,7 @@
 //! From the agent's validated configuration and the open ports to what the pipeline compiles.
 
 use ipnet::IpNet;
-use podplane_config::valid::State;
+use podplane_config::valid::{LocalNode, Peer, State};
 use podplane_packet::id::{Mac, PortId, WorkerId};
 use podplane_pipeline::snapshot::services::{Masquerade, ServiceMap};
 use podplane_pipeline::snapshot::{LocalConfig, PeerConfig, PortClass, PortEntry, Prefix, SnapshotConfig};
@@ -56,27 +56,36 @@ impl Base {
         config.services = services.clone();
         config.outside = hops.outside();
         config.ports.extend(attached.map(|port| (port.id, entry(port, state))));
-        config.local = state.local.as_ref().map(|local| LocalConfig {
-            vtep: local.vtep,
-            addresses: local.addresses.clone(),
-            pod_cidrs: local.pod_cidrs.iter().map(prefix).collect(),
-            vni: local.vni,
-            pod_mtu: local.pod_mtu,
-            service_cidrs: local.service_cidrs.iter().copied().map(prefix).collect(),
-            no_masquerade: local.no_masquerade.iter().copied().map(prefix).collect(),
-            masquerade: local
-                .masquerade
-                .map(|m| Masquerade { addresses: m.addresses.iter().collect(), ports: (m.first, m.last) }),
-            cluster_seed: local.cluster_seed,
-        });
-        let peer = |peer: &podplane_config::valid::Peer| PeerConfig {
-            vtep: peer.vtep,
-            addresses: peer.addresses.clone(),
-            pod_cidrs: peer.pod_cidrs.iter().map(prefix).collect(),
-            next_hop: hops.mac(peer.vtep),
-        };
-        config.peers = state.peers.values().map(peer).collect();
+        config.local = state.local.as_ref().map(local);
+        config.peers = state.peers.values().map(|other| peer(other, hops.mac(other.vtep))).collect();
         config
+    }
+}
+
+/// This node as the pipeline has it.
+pub fn local(local: &LocalNode) -> LocalConfig {
+    LocalConfig {
+        vtep: local.vtep,
+        addresses: local.addresses.clone(),
+        pod_cidrs: local.pod_cidrs.iter().map(prefix).collect(),
+        vni: local.vni,
+        pod_mtu: local.pod_mtu,
+        service_cidrs: local.service_cidrs.iter().copied().map(prefix).collect(),
+        no_masquerade: local.no_masquerade.iter().copied().map(prefix).collect(),
+        masquerade: local
+            .masquerade
+            .map(|m| Masquerade { addresses: m.addresses.iter().collect(), ports: (m.first, m.last) }),
+        cluster_seed: local.cluster_seed,
+    }
+}
+
+/// Another node as the pipeline has it. `next_hop`: the MAC on the way to its VTEP, if it is known.
+pub fn peer(peer: &Peer, next_hop: Option<Mac>) -> PeerConfig {
+    PeerConfig {
+        vtep: peer.vtep,
+        addresses: peer.addresses.clone(),
+        pod_cidrs: peer.pod_cidrs.iter().map(prefix).collect(),
+        next_hop,
     }
 }
 
