@@ -78,6 +78,19 @@ impl Netlink {
         gone_is_fine(self.change(what, 0, RouteNetlinkMessage::DelNeighbour(message(index, address))))
     }
 
+    /// What the kernel knows about one neighbour now; `None`: nothing.
+    pub fn neighbour(&mut self, index: u32, address: IpAddr) -> Result<Option<Neighbour>> {
+        let what = || format!("look up the neighbour {address} on interface {index}");
+        match self.request(what, 0, RouteNetlinkMessage::GetNeighbour(message(index, address))) {
+            Ok(replies) => Ok(replies.into_iter().find_map(|reply| match reply {
+                RouteNetlinkMessage::NewNeighbour(message) => neighbour_of(&message),
+                _ => None,
+            })),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Neighbours of both families on the device with `index`, or on all devices; bridge entries excepted.
     pub fn neighbours(&mut self, index: Option<u32>) -> Result<Vec<Neighbour>> {
         let mut neighbours = Vec::new();

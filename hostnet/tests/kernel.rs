@@ -79,6 +79,10 @@ fn addresses_routes_rules_neighbours() {
         }
     }
     assert!(near.ok("ping -c1 -W2 10.9.0.2 && ping -c1 -W2 fd09::2"), "no duplicate detection to wait for");
+    for (address, is_known) in [("10.9.0.2", true), ("fd09::2", true), ("10.9.0.3", false), ("fd09::3", false)] {
+        let known = near.netlink.neighbour(a, address.parse().unwrap()).unwrap();
+        assert_eq!(known.is_some_and(|n| n.state == NeighState::Valid && n.mac.is_some()), is_known, "{address}");
+    }
     let mut present = near.netlink.addresses(Some(a)).unwrap();
     present.retain(|x| x.net == "fd09::1/64".parse().unwrap());
     assert_eq!(present.len(), 1);

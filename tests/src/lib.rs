@@ -144,16 +144,27 @@ impl Lab {
     }
 }
 
+impl Lab {
+    /// Shows what would help to understand a failure: it all goes with the lab.
+    fn show(&self) {
+        let dir = PathBuf::from("/run/podplane-lab").join(&self.name);
+        for entry in std::fs::read_dir(dir.join("logs")).into_iter().flatten().flatten() {
+            let log = std::fs::read_to_string(entry.path()).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            eprintln!("--- {}\n{}", entry.path().display(), lines[lines.len().saturating_sub(30)..].join("\n"));
+        }
+        for run_dir in (1..=9).map(|node| dir.join(format!("node{node}/run"))).filter(|run_dir| run_dir.exists()) {
+            if let Ok(out) = podplane(&["--run-dir", &run_dir.to_string_lossy(), "drops"]).output() {
+                eprintln!("--- drops, {}\n{}", run_dir.display(), text(&out));
+            }
+        }
+    }
+}
+
 impl Drop for Lab {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            // The logs go with the lab, so they are shown first.
-            let dir = PathBuf::from("/run/podplane-lab").join(&self.name).join("logs");
-            for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-                let log = std::fs::read_to_string(entry.path()).unwrap_or_default();
-                let lines: Vec<_> = log.lines().collect();
-                eprintln!("--- {}\n{}", entry.path().display(), lines[lines.len().saturating_sub(30)..].join("\n"));
-            }
+            self.show();
         }
         let out = podplane(&["lab", "--name", &self.name, "down"]).output();
         if !std::thread::panicking() {

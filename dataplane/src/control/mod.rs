@@ -318,7 +318,9 @@ impl Control {
     fn go_on_with_former(&mut self) {
         let Some(old) = self.parts.flows.old() else { return };
         self.parts.base.seed = old.seed();
-        old.neighbours().for_each(|address| self.hops.ask(address));
+        for address in old.neighbours() {
+            self.hops_changed |= self.hops.ask(address);
+        }
         self.parts.table.former = Some(Arc::clone(old));
     }
 
@@ -411,7 +413,7 @@ impl Control {
     /// Workers have packets for neighbours that nobody knows.
     fn hear_workers(&mut self) {
         while let Some(address) = self.parts.shared.wanted.pop() {
-            self.hops.ask(address);
+            self.hops_changed |= self.hops.ask(address);
         }
     }
 

@@ -79,14 +79,17 @@ impl Neighbours {
         }
     }
 
-    /// Resolves a host that a worker has packets for. Known ones, and those on the way, are left alone.
-    pub fn ask(&mut self, address: IpAddr) {
+    /// Resolves a host that a worker has packets for. Known ones, and those on the way, are left alone. `true`: the
+    /// kernel knew it already, and will not say so again.
+    pub fn ask(&mut self, address: IpAddr) -> bool {
         let now = Instant::now();
         if self.get(address).is_some() || !self.make_room(now) {
-            return;
+            return false;
         }
         self.place(address, Some((now, now)));
         self.use_neighbour(address);
+        let known = self.netlink.neighbour(self.host_index, address);
+        known.is_ok_and(|known| known.is_some_and(|neighbour| self.changed(&neighbour)))
     }
 
     /// A neighbour changed. `true`: somebody's Ethernet address is another now.

@@ -87,9 +87,9 @@ impl NextHops {
         self.neighbours.read()
     }
 
-    /// A worker has packets for this host on the uplink's network.
-    pub fn ask(&mut self, address: IpAddr) {
-        self.neighbours.ask(address);
+    /// A worker has packets for this host on the uplink's network. `true`: its Ethernet address is known at once.
+    pub fn ask(&mut self, address: IpAddr) -> bool {
+        self.neighbours.ask(address)
     }
 
     /// Asks again for those that have not answered. To be called every few seconds. `true`: something is different.
