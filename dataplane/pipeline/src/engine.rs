@@ -147,21 +147,18 @@ impl<B: PacketBuf> Engine<B> {
         let mut w = World { snap, env, st: &mut self.state, now };
         for buf in burst.drain(..) {
             let (port, len, gathered) = (buf.meta().port, buf.len() as u64, buf.meta().gathered);
-            // Worked on where it lies: a context is several cache lines long.
-            packets.push(Pkt { ctx: Ctx::new(port), buf });
-            let Some(p) = packets.last_mut() else { continue };
-            let next = run(&mut w, p, NodeId::Classify, Stage::Examine);
+            let mut p = Pkt { ctx: Ctx::new(port), buf };
+            let next = run(&mut w, &mut p, NodeId::Classify, Stage::Examine);
             // What another worker gathered was counted there.
             if !matches!(next, Next::HandOver(_)) && !gathered {
                 w.st.counters.count_rx(port, 1, len);
             }
             match next {
-                Next::To(node) => p.ctx.next = node,
-                end => {
-                    if let Some(p) = packets.pop() {
-                        w.finish(p, end);
-                    }
+                Next::To(node) => {
+                    p.ctx.next = node;
+                    packets.push(p);
                 }
+                end => w.finish(p, end),
             }
         }
         lookup(&w.st.flows, &mut packets);

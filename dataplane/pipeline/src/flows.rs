@@ -129,14 +129,6 @@ impl Flows {
         }
     }
 
-    #[inline]
-    pub(crate) fn prefetch(&self, key: &AnyKey, hash: FlowHash) {
-        match key {
-            AnyKey::V4(_) => self.v4.table.prefetch(hash),
-            AnyKey::V6(_) => self.v6.table.prefetch(hash),
-        }
-    }
-
     /// Other timeouts from now on; flows that are there keep theirs until they are looked at again.
     pub(crate) fn set_timeouts(&mut self, timeouts: Timeouts) {
         (self.v4.timeouts, self.v6.timeouts) = (timeouts, timeouts);

@@ -113,7 +113,7 @@ fn declared(id: NodeId, next: &Next) -> bool {
     match next {
         Next::To(to) => id.next().contains(to),
         Next::Drop(reason) => id.drops().contains(reason) || id.parses() && reason.is_parse_error(),
-        Next::Transmit(..) | Next::HandOver(_) | Next::Hold | Next::Wait(_) | Next::Replaced => true,
+        Next::Transmit(..) | Next::HandOver(_) | Next::Hold | Next::Wait | Next::Replaced => true,
     }
 }
 

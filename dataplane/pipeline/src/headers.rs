@@ -33,29 +33,44 @@ pub(crate) mod icmp6 {
 
 /// Reads the headers of the packet whose IP header starts at `at`, behind an Ethernet header.
 pub(crate) fn read<B: PacketBuf>(buf: &B, at: usize) -> Result<(Ip, L4), DropReason> {
+    let (mut ip, mut l4) = (Ip::default(), L4::default());
+    read_into(buf, at, &mut ip, &mut l4)?;
+    Ok((ip, l4))
+}
+
+/// The same, written where it is wanted: copying costs as much as reading. On errors nothing is written.
+///
+/// Each family has its own copy of the parser, in which the compiler knows the length of addresses; over both at once it
+/// moves them byte by byte.
+pub(crate) fn read_into<B: PacketBuf>(buf: &B, at: usize, ip: &mut Ip, l4: &mut L4) -> Result<(), DropReason> {
     let head = buf.head();
-    let ethertype = match head.get(at - 2..at) {
-        Some(t) => EtherType(u16::from_be_bytes([t[0], t[1]])),
-        None => return Err(DropReason::FrameTooShort),
-    };
-    let p = parse::parse_l3(head, ethertype, None, at, buf.len())?;
-    let (src, dst) = match p.addrs {
+    match head.get(at - 2..at) {
+        Some(&[0x08, 0x00]) => read_family(head, EtherType::IPV4, at, buf.len(), ip, l4),
+        Some(&[0x86, 0xdd]) => read_family(head, EtherType::IPV6, at, buf.len(), ip, l4),
+        Some(_) => Err(DropReason::EtherTypeUnsupported),
+        None => Err(DropReason::FrameTooShort),
+    }
+}
+
+#[inline(always)]
+fn read_family(
+    head: &[u8],
+    family: EtherType,
+    at: usize,
+    len: usize,
+    ip: &mut Ip,
+    l4: &mut L4,
+) -> Result<(), DropReason> {
+    let p = parse::parse_l3(head, family, None, at, len)?;
+    (ip.src, ip.dst) = match p.addrs {
         Addrs::V4 { src, dst } => (IpAddr::V4(src), IpAddr::V4(dst)),
         Addrs::V6 { src, dst } => (IpAddr::V6(src), IpAddr::V6(dst)),
         Addrs::None => return Err(DropReason::EtherTypeUnsupported),
     };
-    let ip = Ip {
-        src,
-        dst,
-        proto: p.proto,
-        tos: p.tos,
-        ttl: p.ttl,
-        df: p.df,
-        header: p.l4_off - p.l3_off,
-        len: p.l3_len,
-        frag: p.fragment.map(|f| Frag { id: f.id, offset: f.offset, more: f.more, data: f.data_off - p.l3_off }),
-    };
-    let mut l4 = L4 { header: p.payload_off - p.l4_off, ..L4::default() };
+    (ip.proto, ip.tos, ip.ttl, ip.df) = (p.proto, p.tos, p.ttl, p.df);
+    (ip.header, ip.len) = (p.l4_off - p.l3_off, p.l3_len);
+    ip.frag = p.fragment.map(|f| Frag { id: f.id, offset: f.offset, more: f.more, data: f.data_off - p.l3_off });
+    *l4 = L4 { header: p.payload_off - p.l4_off, ..L4::default() };
     match p.l4 {
         parse::L4::None => {}
         parse::L4::Ports { src, dst } => (l4.sport, l4.dport) = (src, dst),
@@ -73,7 +88,7 @@ pub(crate) fn read<B: PacketBuf>(buf: &B, at: usize) -> Result<(Ip, L4), DropRea
     if p.proto == TCP && l4.header != 0 {
         l4.tcp_flags = Some(p.tcp_flags.0);
     }
-    Ok((ip, l4))
+    Ok(())
 }
 
 /// The parser's own view of a packet, for the packet crate's builders: read again, for they are off the usual way.

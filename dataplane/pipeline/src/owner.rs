@@ -56,12 +56,16 @@ impl Ends {
 }
 
 /// The worker that owns a packet.
+#[inline]
 pub(crate) fn owner(snap: &Snapshot, arrival: Arrival, ends: Ends) -> WorkerId {
-    let hop = match arrival {
-        Arrival::Port(port) => return home(snap, port),
-        _ => snap.route(ends.dst),
-    };
-    match (arrival, hop) {
+    match arrival {
+        Arrival::Port(port) => home(snap, port),
+        Arrival::Tunnel | Arrival::Plain => by_addresses(snap, arrival, ends),
+    }
+}
+
+fn by_addresses(snap: &Snapshot, arrival: Arrival, ends: Ends) -> WorkerId {
+    match (arrival, snap.route(ends.dst)) {
         (_, Some(NextHop::Local(port))) => home(snap, port),
         (Arrival::Plain, _) => match snap.local().filter(|l| l.is_masquerade(ends.dst, ends.dport)) {
             Some(local) => {

@@ -54,7 +54,10 @@ impl<B> Pending<B> {
 }
 
 /// Takes a packet in and has its neighbour resolved.
-pub(crate) fn hold<E: Env>(w: &mut World<'_, E>, packet: Pkt<E::Buf>, neighbour: IpAddr) {
+pub(crate) fn hold<E: Env>(w: &mut World<'_, E>, packet: Pkt<E::Buf>) {
+    let Some(neighbour) = packet.ctx.awaits else {
+        return w.drop(packet.ctx.via.port, DropReason::NeighbourUnresolved);
+    };
     let pending = &mut w.st.pending;
     let of_this = pending.waiting.iter().filter(|p| p.neighbour == neighbour).count();
     if of_this == 0 {

@@ -59,7 +59,8 @@ fn is_stale<A: Addr>(snap: &Snapshot, half: &Half<A>) -> bool {
             Target::Set(set) => !frontend.serves(src) || !set.contains(Backend { address: to, port }),
             Target::Reject | Target::Drop => true,
         },
-        None => to != dst || local.service_cidrs.contains(dst),
+        // A node port may lead to the same address.
+        None => (to, port) != (dst, key.dport) || local.service_cidrs.contains(dst),
     }
 }
 

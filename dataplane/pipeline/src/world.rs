@@ -102,6 +102,7 @@ pub(crate) enum AnyKey {
 
 impl AnyKey {
     /// The key of a tuple. Addresses of one family: the parser saw them in one header.
+    #[inline]
     pub(crate) fn new(src: IpAddr, dst: IpAddr, sport: u16, dport: u16, proto: u8, zone: u8) -> AnyKey {
         match (src, dst) {
             (IpAddr::V4(s), IpAddr::V4(d)) => AnyKey::V4(Key::v4(s, d, sport, dport, proto, zone)),
@@ -174,6 +175,8 @@ pub(crate) struct Ctx {
     /// Longest IP packet of the next hop, if this one has to be cut.
     pub(crate) cut: u16,
     pub(crate) complaint: Complaint,
+    /// The neighbour whose MAC it waits for.
+    pub(crate) awaits: Option<IpAddr>,
     /// The way out behind `translate`.
     pub(crate) way: NodeId,
     /// The node that acts on it once the burst is examined.
@@ -181,6 +184,7 @@ pub(crate) struct Ctx {
 }
 
 impl Ctx {
+    #[inline]
     pub(crate) fn new(port: PortId) -> Ctx {
         Ctx {
             via: Via { port, ..Via::default() },
@@ -199,6 +203,7 @@ impl Ctx {
             pass: None,
             cut: 0,
             complaint: Complaint::TtlExceeded,
+            awaits: None,
             way: NodeId::Deliver,
             next: NodeId::Classify,
         }
@@ -283,7 +288,7 @@ impl<E: Env> World<'_, E> {
             }
             Next::Drop(reason) => self.drop(p.ctx.via.port, reason),
             Next::Hold => crate::nodes::reassemble::hold(self, p),
-            Next::Wait(address) => crate::pending::hold(self, p, address),
+            Next::Wait => crate::pending::hold(self, p),
             Next::Replaced => self.st.replaced += 1,
             Next::To(node) => debug_assert!(false, "the walk stopped before {node:?}"),
         }

@@ -298,7 +298,8 @@ fn tagged(head: &[u8], mut at: usize, frame_len: usize) -> Result<Parsed, ParseE
 ///
 /// # Errors
 /// [`ParseError`].
-#[inline]
+// Inlined, for what the caller does not ask of the result need then not be written.
+#[inline(always)]
 pub fn parse_l3(
     head: &[u8],
     ethertype: EtherType,
@@ -310,27 +311,28 @@ pub fn parse_l3(
     if head.len() > frame_len || l3_off > head.len() || l3_off > 1024 {
         return Err(ParseError::FrameTooShort);
     }
-    let p = Parsed::other(ethertype, vlan, l3_off as u16, frame_len);
+    let mut p = Parsed::other(ethertype, vlan, l3_off as u16, frame_len);
     match ethertype {
-        EtherType::IPV4 => v4::parse(head, p),
-        EtherType::IPV6 => v6::parse(head, p),
-        EtherType::ARP => arp(head, p),
-        _ => Ok(p),
+        EtherType::IPV4 => v4::parse(head, &mut p)?,
+        EtherType::IPV6 => v6::parse(head, &mut p)?,
+        EtherType::ARP => arp(head, &mut p)?,
+        _ => {}
     }
+    Ok(p)
 }
 
-fn arp(head: &[u8], mut p: Parsed) -> Result<Parsed, ParseError> {
+fn arp(head: &[u8], p: &mut Parsed) -> Result<(), ParseError> {
     let a = Arp::new(&head[usize::from(p.l3_off)..]).map_err(|_| ParseError::ArpMalformed)?;
     p.kind = Kind::Arp;
     p.l3_len = crate::wire::arp::ARP_LEN as u32;
     p.l4_off = p.l3_off + crate::wire::arp::ARP_LEN as u16;
     p.payload_off = p.l4_off;
     p.addrs = Addrs::V4 { src: a.sender_ip(), dst: a.target_ip() };
-    Ok(p)
+    Ok(())
 }
 
 /// Reads the transport header at `p.l4_off`; lengths are those of this packet, or of a first fragment.
-#[inline]
+#[inline(always)]
 fn transport(head: &[u8], p: &mut Parsed) -> Result<(), ParseError> {
     let l4 = usize::from(p.l4_off);
     let end = p.frame_len();

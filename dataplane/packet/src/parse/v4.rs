@@ -5,8 +5,8 @@ use crate::checksum::{fold, sum};
 use crate::wire::ipv4::{DF, IPV4_LEN, Ipv4Option, MF, OFFSET_MASK, options};
 use crate::wire::{array, be16, proto};
 
-#[inline]
-pub(super) fn parse(head: &[u8], mut p: Parsed) -> Result<Parsed, ParseError> {
+#[inline(always)]
+pub(super) fn parse(head: &[u8], p: &mut Parsed) -> Result<(), ParseError> {
     let l3 = usize::from(p.l3_off);
     let room = p.l3_len as usize;
     let bytes = &head[l3..];
@@ -39,14 +39,13 @@ pub(super) fn parse(head: &[u8], mut p: Parsed) -> Result<Parsed, ParseError> {
     let word = be16(h, 6);
     p.df = word & DF != 0;
     if word & (MF | OFFSET_MASK) != 0 {
-        let f = fragment(word, be16(h, 4), &p)?;
+        let f = fragment(word, be16(h, 4), p)?;
         p.fragment = Some(f);
         if !f.is_first() {
-            return Ok(p);
+            return Ok(());
         }
     }
-    transport(head, &mut p)?;
-    Ok(p)
+    transport(head, p)
 }
 
 /// The sum over a header without options, right if 0xffff.

@@ -4,8 +4,8 @@ use super::{Addrs, Fragment, Kind, ParseError, Parsed, transport};
 use crate::wire::ipv6::{ChainError, FRAGMENT_LEN, IPV6_LEN, is_extension, walk};
 use crate::wire::{array, be16};
 
-#[inline]
-pub(super) fn parse(head: &[u8], mut p: Parsed) -> Result<Parsed, ParseError> {
+#[inline(always)]
+pub(super) fn parse(head: &[u8], p: &mut Parsed) -> Result<(), ParseError> {
     let l3 = usize::from(p.l3_off);
     let room = p.l3_len as usize;
     let bytes = &head[l3..];
@@ -29,13 +29,12 @@ pub(super) fn parse(head: &[u8], mut p: Parsed) -> Result<Parsed, ParseError> {
     p.df = true;
     p.addrs = Addrs::V6 { src: array::<16>(h, 8).into(), dst: array::<16>(h, 24).into() };
     if is_extension(p.proto) {
-        extensions(head, &mut p)?;
+        extensions(head, p)?;
         if p.fragment.is_some_and(|f| !f.is_first()) {
-            return Ok(p);
+            return Ok(());
         }
     }
-    transport(head, &mut p)?;
-    Ok(p)
+    transport(head, p)
 }
 
 #[cold]

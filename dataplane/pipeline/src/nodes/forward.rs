@@ -1,6 +1,6 @@
 //! One hop: TTL, MTU, and which way out.
 //!
-//! Uses: `out`, `ip`, `l4`, `rewrite`. Sets: `way`, `cut`, `complaint`; takes one off the TTL.
+//! Uses: `out`, `ip`, `l4`, `rewrite`. Sets: `way`, `cut`, `complaint`, `awaits`; takes one off the TTL.
 //!
 //! For a GSO packet the size of its segments counts. A TCP one without DF is given smaller segments, which is what
 //! fragmenting them would have come to, only better.
@@ -50,7 +50,10 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
         Action::Outside(neighbour) => match (w.snap.outside().neighbour(neighbour), w.snap.port(PortId::UPLINK)) {
             (Some((_, Some(_))), Some(uplink)) => (uplink.mtu, NodeId::Outside),
             // An error is not worth the wait.
-            (Some((address, None)), Some(_)) if !p.ctx.l4.error => return Next::Wait(address),
+            (Some((address, None)), Some(_)) if !p.ctx.l4.error => {
+                p.ctx.awaits = Some(address);
+                return Next::Wait;
+            }
             (Some(_), Some(_)) => return Next::Drop(DropReason::NeighbourUnresolved),
             _ => return Next::Drop(DropReason::PortDown),
         },

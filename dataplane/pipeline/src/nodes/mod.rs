@@ -2,8 +2,6 @@
 //!
 //! A node's file has one shape: doc (uses / sets / next), `NODE` (what it does, its drops), `process`, tests.
 
-use std::net::IpAddr;
-
 use podplane_packet::id::{PortId, WorkerId};
 
 use crate::drop::DropReason;
@@ -41,7 +39,7 @@ pub(crate) mod underlay;
 
 pub(crate) use crate::world::{Pkt, World};
 
-/// What a node decided.
+/// What a node decided. Small enough to be returned in a register: what it is about stands in the packet's context.
 #[derive(Debug)]
 pub(crate) enum Next {
     /// Another node.
@@ -52,10 +50,12 @@ pub(crate) enum Next {
     HandOver(WorkerId),
     /// The packet waits for its first fragment.
     Hold,
-    /// The packet waits until this neighbour's MAC is known, then walks again from `flow`.
-    Wait(IpAddr),
+    /// The packet waits until the MAC of `awaits` is known, then walks again from `flow`.
+    Wait,
     /// Others left in the packet's place: its fragments.
     Replaced,
     /// The packet ends here.
     Drop(DropReason),
 }
+
+const _: () = assert!(size_of::<Next>() <= 8);

@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use podplane_packet::buf::PacketBuf;
 use podplane_packet::id::WorkerId;
 use podplane_tables::fib::NextHop;
+use podplane_tables::flow::Key;
 
 use super::{Next, Pkt, World};
 use crate::drop::DropReason;
@@ -41,9 +42,8 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
     if let Some(whose) = whose(w.snap, p).filter(|whose| *whose != w.st.worker) {
         return Next::HandOver(whose);
     }
-    let loops =
-        p.ctx.class == PortClass::Host && p.ctx.ip.dst.is_loopback() && w.snap.services().has_address(p.ctx.ip.dst);
-    if let Some(reason) = unroutable(p.ctx.ip.src).or_else(|| unroutable(p.ctx.ip.dst)).filter(|_| !loops) {
+    let (from, to) = (scope(p.ctx.ip.src), scope(p.ctx.ip.dst));
+    if let Some(reason) = from.unroutable().or(to.unroutable()).filter(|_| !loops(w.snap, &p.ctx)) {
         return Next::Drop(reason);
     }
     if is_gateway(p.ctx.ip.dst, local, p.ctx.class) && !answers_hairpin(&p.ctx, local) {
@@ -52,7 +52,7 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
             Some(_) => Next::Drop(DropReason::GatewayNoService),
         };
     }
-    if link_local(p.ctx.ip.src) || link_local(p.ctx.ip.dst) {
+    if from == Scope::LinkLocal || to == Scope::LinkLocal {
         return Next::Drop(DropReason::LinkLocalForwarded);
     }
     if p.ctx.ip.frag.is_some() {
@@ -101,10 +101,25 @@ fn key<E: Env>(w: &World<'_, E>, ctx: &mut Ctx) -> Result<NodeId, DropReason> {
 
 /// Sets the flow key of a packet whose ports are known, and asks for its line of the flow table.
 pub(super) fn set_key<E: Env>(w: &World<'_, E>, ctx: &mut Ctx) {
-    let zone = ctx.zone();
-    ctx.key = AnyKey::new(ctx.ip.src, ctx.ip.dst, ctx.l4.sport, ctx.l4.dport, ctx.ip.proto, zone);
-    ctx.hash = w.st.flows.hash(&ctx.key);
-    w.st.flows.prefetch(&ctx.key, ctx.hash);
+    let (sport, dport, proto, zone) = (ctx.l4.sport, ctx.l4.dport, ctx.ip.proto, ctx.zone());
+    let (v4, v6) = (&w.st.flows.v4.table, &w.st.flows.v6.table);
+    // Each family by itself: a key that may be of either is put together byte by byte.
+    match (ctx.ip.src, ctx.ip.dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            let key = Key::v4(src, dst, sport, dport, proto, zone);
+            ctx.hash = v4.hash(&key);
+            v4.prefetch(ctx.hash);
+            ctx.key = AnyKey::V4(key);
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            let key = Key::v6(src, dst, sport, dport, proto, zone);
+            ctx.hash = v6.hash(&key);
+            v6.prefetch(ctx.hash);
+            ctx.key = AnyKey::V6(key);
+        }
+        // The parser saw both in one header.
+        _ => debug_assert!(false, "addresses of two families"),
+    }
 }
 
 /// The identifier of an ICMP echo message.
@@ -117,28 +132,45 @@ pub(super) fn echo(ctx: &Ctx) -> Option<u16> {
     echo.then_some(ctx.l4.sport)
 }
 
-/// Addresses that no packet may carry on a wire to be routed (RFC 6890).
-fn unroutable(a: IpAddr) -> Option<DropReason> {
-    let (multicast, martian) = match a {
-        IpAddr::V4(a) => {
-            let first = a.octets()[0];
-            (a.is_multicast() || a.is_broadcast(), first == 0 || first == 127 || first >= 240)
+/// Whether a packet of the node's own goes to a Service by a loopback address.
+#[cold]
+fn loops(snap: &Snapshot, ctx: &Ctx) -> bool {
+    ctx.class == PortClass::Host && ctx.ip.dst.is_loopback() && snap.services().has_address(ctx.ip.dst)
+}
+
+/// How far an address reaches.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    Global,
+    LinkLocal,
+    Multicast,
+    /// It may not stand in a packet on a wire (RFC 6890).
+    Martian,
+}
+
+impl Scope {
+    /// Why a packet with such an address is not routed, whatever else it is.
+    fn unroutable(self) -> Option<DropReason> {
+        match self {
+            Scope::Global | Scope::LinkLocal => None,
+            Scope::Multicast => Some(DropReason::Multicast),
+            Scope::Martian => Some(DropReason::Martian),
         }
-        IpAddr::V6(a) => (a.is_multicast(), a.is_unspecified() || a.is_loopback()),
-    };
-    if multicast {
-        Some(DropReason::Multicast)
-    } else if martian {
-        Some(DropReason::Martian)
-    } else {
-        None
     }
 }
 
-fn link_local(a: IpAddr) -> bool {
+fn scope(a: IpAddr) -> Scope {
     match a {
-        IpAddr::V4(a) => a.is_link_local(),
-        IpAddr::V6(a) => a.is_unicast_link_local(),
+        IpAddr::V4(a) => match a.octets() {
+            [169, 254, ..] => Scope::LinkLocal,
+            [224..=239, ..] | [255, 255, 255, 255] => Scope::Multicast,
+            [0 | 127 | 240.., ..] => Scope::Martian,
+            _ => Scope::Global,
+        },
+        IpAddr::V6(a) if a.is_multicast() => Scope::Multicast,
+        IpAddr::V6(a) if a.is_unicast_link_local() => Scope::LinkLocal,
+        IpAddr::V6(a) if a.is_unspecified() || a.is_loopback() => Scope::Martian,
+        IpAddr::V6(_) => Scope::Global,
     }
 }
 

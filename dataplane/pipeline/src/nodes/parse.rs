@@ -17,11 +17,8 @@ pub(crate) const NODE: Node = Node { does: "Reads and checks the IP and transpor
 
 pub(crate) fn process<E: Env>(_w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
     let group = p.ctx.class == PortClass::Host && classify::to_gateway_group(&p.buf);
-    match headers::read(&p.buf, usize::from(p.ctx.l3)) {
-        Ok((ip, l4)) => {
-            p.ctx.ip = ip;
-            p.ctx.l4 = l4;
-        }
+    match headers::read_into(&p.buf, usize::from(p.ctx.l3), &mut p.ctx.ip, &mut p.ctx.l4) {
+        Ok(()) => {}
         Err(_) if group => return Next::To(NodeId::L2Pass),
         Err(reason) => return Next::Drop(reason),
     }

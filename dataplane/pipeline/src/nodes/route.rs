@@ -59,7 +59,10 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
             Next::To(NodeId::Policy)
         }
         Err(End::Drop(reason)) => Next::Drop(reason),
-        Err(End::Wait(neighbour)) => Next::Wait(neighbour),
+        Err(End::Wait(neighbour)) => {
+            p.ctx.awaits = Some(neighbour);
+            Next::Wait
+        }
         Err(End::Reflect) => Next::To(NodeId::Reflect),
         Err(End::Complain(complaint)) => {
             p.ctx.complaint = complaint;

@@ -27,14 +27,14 @@ pub(crate) const NODE: Node = Node {
 
 #[inline]
 pub(crate) fn process<E: Env>(_w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
-    let Some(new) = p.ctx.rewrite else { return Next::To(p.ctx.way) };
+    let Some(new) = &p.ctx.rewrite else { return Next::To(p.ctx.way) };
     let part = match p.ctx.ip.frag {
         None => Part::Whole,
         Some(f) if f.offset == 0 => Part::First,
         Some(_) => Part::Later,
     };
     let at = Place { l3: p.ctx.l3.into(), l4: p.ctx.l4_at(), proto: p.ctx.ip.proto, part };
-    let done = if p.ctx.l4.error { translate_error(&mut p.buf, &at, &new) } else { translate(&mut p.buf, &at, &new) };
+    let done = if p.ctx.l4.error { translate_error(&mut p.buf, &at, new) } else { translate(&mut p.buf, &at, new) };
     if let Err(e) = done {
         return Next::Drop(reason(e));
     }

@@ -39,9 +39,10 @@ pub(crate) const NODE: Node = Node {
 
 pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
     let Some(local) = w.snap.local() else { return Next::To(NodeId::L2Pass) };
-    let Ok((ip, l4)) = headers::read(&p.buf, usize::from(p.ctx.l3)) else { return Next::To(NodeId::L2Pass) };
-    p.ctx.ip = ip;
-    p.ctx.l4 = l4;
+    if headers::read_into(&p.buf, usize::from(p.ctx.l3), &mut p.ctx.ip, &mut p.ctx.l4).is_err() {
+        return Next::To(NodeId::L2Pass);
+    }
+    let (ip, l4) = (&p.ctx.ip, &p.ctx.l4);
     if ip.dst == local.vtep && ip.proto == UDP && l4.dport == VXLAN_PORT {
         return match ip.frag {
             None => Next::To(NodeId::Decap),
@@ -59,10 +60,10 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
     if !p.buf.head().starts_with(&local.uplink_mac.0) {
         return Next::To(NodeId::L2Pass);
     }
-    match claim(w.snap, local, &ip, &l4) {
+    match claim(w.snap, local, ip, l4) {
         Claim::Passes => Next::To(NodeId::L2Pass),
         ours => {
-            headers::trim(&mut p.buf, usize::from(p.ctx.l3), &ip);
+            headers::trim(&mut p.buf, usize::from(p.ctx.l3), ip);
             p.ctx.borrowed = ours == Claim::IfKnown;
             Next::To(NodeId::Owner)
         }

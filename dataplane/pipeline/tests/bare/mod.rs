@@ -109,8 +109,14 @@ impl Bare {
         self.snapshot = Snapshot::compile(&self.config, Some(&self.snapshot)).expect("a valid configuration");
     }
 
-    /// A burst of 32 packets to Services; `flow` numbers the flow of each, `flags` are TCP's, if it is TCP.
+    /// A burst of 32 packets to Services; `flow` numbers the flow of each.
     pub fn burst_to_services(&mut self, flow: impl Fn(u32) -> u32) {
+        self.write_to_services(flow);
+        self.run();
+    }
+
+    /// Writes the packets of [`Bare::burst_to_services`].
+    pub fn write_to_services(&mut self, flow: impl Fn(u32) -> u32) {
         for (i, buf) in self.burst.iter_mut().enumerate() {
             let extra = buf.len() - self.template.len();
             if extra > 0 {
@@ -130,9 +136,6 @@ impl Bare {
             head[24..26].copy_from_slice(&sum.to_be_bytes());
             *buf.meta_mut() = podplane_packet::buf::Meta { port: PortId(2), ..Default::default() };
         }
-        self.engine.burst(&self.snapshot, &mut self.env, &mut self.burst);
-        assert_eq!(self.env.out.len(), BURST, "all are forwarded");
-        std::mem::swap(&mut self.burst, &mut self.env.out);
     }
 
     pub fn new(flows: usize, tunnel: bool) -> Bare {
@@ -219,6 +222,12 @@ impl Bare {
 
     /// A burst of 32 packets; `flow` numbers the flow of each.
     pub fn burst_of(&mut self, flow: impl Fn(u32) -> u32) {
+        self.write(flow);
+        self.run();
+    }
+
+    /// Writes the packets of [`Bare::burst_of`].
+    pub fn write(&mut self, flow: impl Fn(u32) -> u32) {
         for (i, buf) in self.burst.iter_mut().enumerate() {
             let extra = buf.len() - self.template.len();
             if extra > 0 {
@@ -230,6 +239,10 @@ impl Bare {
             head[34..38].copy_from_slice(&ports);
             *buf.meta_mut() = podplane_packet::buf::Meta { port: PortId(2), ..Default::default() };
         }
+    }
+
+    /// Takes the packets that were written through the engine; their buffers are then there for the next.
+    pub fn run(&mut self) {
         self.engine.burst(&self.snapshot, &mut self.env, &mut self.burst);
         assert_eq!(self.env.out.len(), BURST, "all are forwarded");
         std::mem::swap(&mut self.burst, &mut self.env.out);
