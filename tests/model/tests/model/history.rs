@@ -56,6 +56,8 @@ pub struct World {
     pub recent: Vec<Key>,
     /// What was done, for people.
     pub log: Vec<String>,
+    /// How often the history came to what is worth a test.
+    pub seen: BTreeMap<&'static str, u64>,
 }
 
 impl World {
@@ -75,6 +77,7 @@ impl World {
             clients: BTreeMap::new(),
             recent: Vec::new(),
             log: Vec::new(),
+            seen: BTreeMap::new(),
         };
         (0..2).for_each(|n| world.restart(n));
         world
@@ -148,6 +151,13 @@ impl World {
         self.packet(Sent { from, src: SocketAddr::new(src, port), dst, protocol, flags })
     }
 
+    /// The next packet of a flow that was in use lately.
+    pub fn again(&mut self, which: usize, flags: u8) -> Result<(), String> {
+        let Some((from, src, dst, protocol)) = self.recent.get(which).copied() else { return Ok(()) };
+        let flags = if protocol == Protocol::Tcp { flags } else { 0 };
+        self.packet(Sent { from, src, dst, protocol, flags })
+    }
+
     fn packet(&mut self, sent: Sent) -> Result<(), String> {
         self.sim.now = self.sim.now.wrapping_add(20);
         let Some(mut wanted) = expected(&self.views, &sent) else { return Ok(()) };
@@ -159,6 +169,7 @@ impl World {
         let got = wire::send(&mut self.sim, &self.pods, sent)?;
         self.log.push(format!("{} {sent:?} -> {got:?}", self.sim.now));
         let kept = before.is_some_and(|flow| is_kept(&flow, &sent, &got));
+        self.count(&sent, &wanted, before.filter(|_| kept && fate == Fate::Kept), fate, &got);
         if kept && fate != Fate::Anew {
             let flow = self.flows.get_mut(&key).expect("known");
             flow.last = self.sim.now;
@@ -175,6 +186,42 @@ impl World {
         }
         self.learn(key, &sent, &wanted, &got);
         Ok(())
+    }
+
+    /// Notes what kind of case this was.
+    fn count(&mut self, sent: &Sent, wanted: &Expected, kept: Option<Flow>, fate: Fate, got: &[Seen]) {
+        let known = self.flows.contains_key(&(sent.from, sent.src, sent.dst, sent.protocol));
+        let is_one = |flow: &Flow| match &wanted.outcome {
+            Outcome::Arrives(all) => all.iter().any(|a| a.dst == flow.seen.dst),
+            Outcome::Refused | Outcome::Nothing => false,
+        };
+        let case = match (kept, got) {
+            (Some(flow), _) if !is_one(&flow) => "a connection whose backend left",
+            (Some(_), _) if sent.protocol == Protocol::Udp => "a UDP flow whose backend stays",
+            (Some(_), _) => "a connection whose backend stays",
+            (None, _) if known && fate == Fate::Anew && sent.protocol == Protocol::Udp => "a UDP flow made anew",
+            (None, _) if known && fate == Fate::Anew => "a connection opened again",
+            (None, _) if known => "a flow that may have expired",
+            (None, [seen]) if seen.dst == sent.dst && seen.src == sent.src => "no Service",
+            (None, [seen]) if seen.dst == sent.dst => "no Service, masqueraded",
+            (None, [seen]) if matches!(wanted.outcome, Outcome::Arrives(_)) => match seen.src {
+                src if src == sent.src && sent.from.node() != seen.at.node() => "the client's address on another node",
+                src if src == sent.src => "the client's address",
+                src if src.port() == sent.src.port() => "the gateway's address",
+                _ => "masqueraded",
+            },
+            (None, [_]) => "refused",
+            (None, _) => "silence",
+        };
+        *self.seen.entry(case).or_default() += 1;
+        let from = match (sent.from, &wanted.outcome) {
+            (Place::Wire(_), Outcome::Arrives(_)) if kept.is_none() => "a client outside",
+            (Place::Wire(_), Outcome::Refused) => "a client outside, refused",
+            (Place::Wire(_), Outcome::Nothing) => "a client outside, silence",
+            (Place::Host(_), Outcome::Arrives(_)) if kept.is_none() => "a client on a node",
+            _ => return,
+        };
+        *self.seen.entry(from).or_default() += 1;
     }
 
     /// What must become of a known flow: TCP and SCTP keep their backend, others as long as it is one.
@@ -208,13 +255,15 @@ impl World {
     }
 
     /// A client that has a backend keeps it for its next connection, if that still is one and the time is not over.
-    fn stick(&self, sent: &Sent, wanted: &mut Expected) {
+    fn stick(&mut self, sent: &Sent, wanted: &mut Expected) {
         let Some((port, seconds)) = &wanted.affinity else { return };
         let Some((backend, since)) = self.affinity.get(&(wanted.judge, sent.src.ip(), port.clone())) else { return };
         if let Outcome::Arrives(all) = &mut wanted.outcome
             && self.sim.now.wrapping_sub(*since) < seconds * 1000
             && all.iter().any(|a| a.dst == *backend)
         {
+            *self.seen.entry(if all.len() > 1 { "a client that has a backend" } else { "one backend" }).or_default() +=
+                1;
             all.retain(|a| a.dst == *backend);
         }
     }
@@ -258,7 +307,7 @@ impl World {
     fn note(&mut self, key: Key) {
         self.recent.retain(|other| *other != key);
         self.recent.insert(0, key);
-        self.recent.truncate(8);
+        self.recent.truncate(12);
     }
 
     /// Whoever got a flow's last packet answers it.
@@ -292,6 +341,8 @@ impl World {
                 "answer {answer:?}\n  got {got:?}, dropped {dropped:?}\n  wanted {back:?}\n  {fate:?}"
             ));
         }
+        let case = if fate == Fate::Kept { "an answer" } else { "an answer of a backend that left" };
+        *self.seen.entry(case).or_default() += 1;
         if let Some(flow) = self.flows.get_mut(&key).filter(|_| !got.is_empty()) {
             flow.last = self.sim.now;
         }

@@ -1,6 +1,6 @@
 //! Random clusters, updates and packets through the whole chain on two simulated nodes, held against the oracle.
 //!
-//! `MODEL_CASES` is how many random histories are run, 48 where it is not set.
+//! `MODEL_CASES` is how many random histories are run, 256 where it is not set.
 
 mod chain;
 mod history;

@@ -1,7 +1,10 @@
 //! Random clusters, updates and packets.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
 use podplane_model::objects::{Cluster, Endpoint, HostPort, Port, Protocol, Service, Slice};
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestRunner};
@@ -11,7 +14,7 @@ use crate::wire::{ACK, FIN, Place, RST, SYN, node, nodes, outside, pod, routed};
 
 /// How many random histories are run.
 fn cases() -> u32 {
-    std::env::var("MODEL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(48)
+    std::env::var("MODEL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(256)
 }
 
 /// How many Services there may be at once.
@@ -31,6 +34,8 @@ pub enum Op {
     /// A condition of all endpoints with one address, in one slice.
     Condition(usize, usize, (Option<bool>, Option<bool>, Option<bool>)),
     Zone(usize, Option<String>),
+    /// Another range of ClusterIPs comes or goes.
+    Range(bool),
     Follow(usize),
     Restart(usize),
     Wait(u32),
@@ -39,6 +44,10 @@ pub enum Op {
         client: u8,
         dst: usize,
         again: u16,
+        flags: u8,
+    },
+    Again {
+        which: usize,
         flags: u8,
     },
     Answer {
@@ -53,7 +62,7 @@ fn v6_or(v6: bool, four: String, six: String) -> IpAddr {
 
 fn cluster_ip(v6: bool, n: usize) -> IpAddr {
     match n {
-        // Outside of all ServiceCIDRs.
+        // In the range that comes and goes.
         0 => v6_or(v6, "10.97.0.1".into(), "fd00:97::1".into()),
         n => v6_or(v6, format!("10.96.0.{n}"), format!("fd00:96::{n}")),
     }
@@ -231,13 +240,21 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..SLICES).prop_map(Op::Twin),
         6 => (0..SLICES, 0..8usize, condition()).prop_map(|(j, n, c)| Op::Condition(j, n, c)),
         1 => (0..2usize, zone()).prop_map(|(n, zone)| Op::Zone(n, zone)),
+        1 => any::<bool>().prop_map(Op::Range),
         10 => (0..2usize).prop_map(Op::Follow),
         1 => (0..2usize).prop_map(Op::Restart),
         4 => (0..7_000u32).prop_map(Op::Wait),
+        40 => (0..12usize, flags()).prop_map(|(which, flags)| Op::Again { which, flags }),
         60 => (from(), 1..3u8, any::<usize>(), 0..2u16, flags())
             .prop_map(|(from, client, dst, again, flags)| Op::Send { from, client, dst, again, flags }),
-        25 => (0..6usize, prop_oneof![Just(ACK), Just(SYN | ACK)]).prop_map(|(which, flags)| Op::Answer { which, flags }),
+        25 => (0..12usize, prop_oneof![Just(ACK), Just(SYN | ACK)]).prop_map(|(which, flags)| Op::Answer { which, flags }),
     ]
+}
+
+/// Ranges of ClusterIPs.
+pub fn ranges(more: bool) -> Vec<IpNet> {
+    let all = ["10.96.0.0/16", "fd00:96::/112", "10.97.0.0/24", "fd00:97::/112"];
+    all[..if more { 4 } else { 2 }].iter().map(|net| net.parse().expect("a range")).collect()
 }
 
 /// What there is in the beginning.
@@ -260,7 +277,7 @@ fn beginning() -> impl Strategy<Value = Cluster> {
                 services: services.into_iter().enumerate().filter_map(all).collect(),
                 slices: slices.into_iter().enumerate().filter_map(slice).collect(),
                 host_ports: (0..4).filter(|p| hosts >> p & 1 == 1).map(host_port).collect(),
-                service_cidrs: ["10.96.0.0/16", "fd00:96::/112"].map(|net| net.parse().expect("a range")).to_vec(),
+                service_cidrs: ranges(false),
                 external_ips,
             }
         },
@@ -318,6 +335,7 @@ pub fn act(w: &mut World, op: &Op) -> Result<(), String> {
             }
         }
         Op::Zone(n, zone) => w.truth.nodes[*n].zone.clone_from(zone),
+        Op::Range(more) => w.truth.service_cidrs = ranges(*more),
         Op::Follow(n) => w.follow(*n),
         Op::Restart(n) => w.restart(*n),
         Op::Wait(millis) => w.wait(*millis),
@@ -327,6 +345,7 @@ pub fn act(w: &mut World, op: &Op) -> Result<(), String> {
             let (dst, protocol) = all[dst % all.len()];
             return w.send(*from, *client, dst, protocol, *again, *flags);
         }
+        Op::Again { which, flags } => return w.again(*which, *flags),
         Op::Answer { which, flags } => return w.answer(*which, *flags),
     }
     if !matches!(op, Op::Wait(_)) {
@@ -335,20 +354,52 @@ pub fn act(w: &mut World, op: &Op) -> Result<(), String> {
     Ok(())
 }
 
+/// What histories have to come to, or the test would say little.
+const CASES: [&str; 21] = [
+    "a client on a node",
+    "a client outside",
+    "a client outside, refused",
+    "a client outside, silence",
+    "a client that has a backend",
+    "a connection opened again",
+    "a connection whose backend left",
+    "a connection whose backend stays",
+    "a flow that may have expired",
+    "a UDP flow made anew",
+    "a UDP flow whose backend stays",
+    "an answer",
+    "an answer of a backend that left",
+    "masqueraded",
+    "no Service",
+    "no Service, masqueraded",
+    "refused",
+    "silence",
+    "the client's address",
+    "the client's address on another node",
+    "the gateway's address",
+];
+
 #[test]
 fn what_packets_get_is_what_the_oracle_says() {
+    let cases = cases();
     let config =
-        ProptestConfig { failure_persistence: None, max_shrink_iters: 3000, ..ProptestConfig::with_cases(cases()) };
+        ProptestConfig { failure_persistence: None, max_shrink_iters: 3000, ..ProptestConfig::with_cases(cases) };
     let workers = prop_oneof![Just(1u8), Just(2), Just(4)];
     let history = (workers, beginning(), prop::collection::vec(op(), 1..160));
+    let seen: RefCell<BTreeMap<&str, u64>> = RefCell::default();
     let outcome = TestRunner::new(config).run(&history, |(workers, cluster, ops)| {
         let mut w = World::new(workers, cluster);
         for op in &ops {
             act(&mut w, op).map_err(|e| TestCaseError::fail(format!("{e}\n  log: {:#?}", w.log)))?;
         }
+        w.seen.iter().for_each(|(case, n)| *seen.borrow_mut().entry(case).or_default() += n);
         Ok(())
     });
     if let Err(error) = outcome {
         panic!("{error}");
     }
+    let seen = seen.into_inner();
+    println!("{cases} histories: {seen:#?}");
+    let missing: Vec<_> = CASES.iter().filter(|case| !seen.contains_key(*case)).collect();
+    assert!(cases < 200 || missing.is_empty(), "never happened: {missing:?}");
 }
