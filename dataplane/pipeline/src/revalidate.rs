@@ -83,8 +83,7 @@ fn way<A: Addr>(snap: &Snapshot, half: &Half<A>) -> Action {
         (Some(NextHop::Vtep(vtep)), zone::ENTRY) => Action::Enter(vtep),
         (Some(NextHop::Vtep(_) | NextHop::Node(_)) | None, zone::PLAIN) => match snap.outside().way(dst) {
             Way::By(neighbour) => Action::Outside(neighbour),
-            // Its index may still be ours; whether its MAC is known is seen when the packet leaves.
-            Way::Unresolved(_) if matches!(half.verdict.action, Action::Outside(_)) => half.verdict.action,
+            // The index that it had is nobody's, or another's.
             Way::Unresolved(_) => drop(DropReason::NeighbourUnresolved),
             Way::None => drop(DropReason::NoRoute),
         },

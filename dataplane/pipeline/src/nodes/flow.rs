@@ -42,6 +42,7 @@ pub(crate) const NODE: Node = Node {
 pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
     match examine(w, &mut p.ctx, true) {
         Hit::Allowed => Next::To(NodeId::Forward),
+        Hit::Denied(DropReason::NeighbourUnresolved) if p.ctx.awaits.is_some() => Next::Wait,
         Hit::Denied(reason) => Next::Drop(reason),
         Hit::Miss if p.ctx.borrowed => Next::To(NodeId::L2Pass),
         Hit::Miss => Next::To(NodeId::Service),
@@ -172,8 +173,13 @@ where
         }
     }
     if let Action::Drop(reason) = half.verdict.action {
+        let reason = cached_reason(reason);
+        if reason == DropReason::NeighbourUnresolved {
+            // It was forgotten, for it did not answer: it is asked for again, and the flow judged anew once it is known.
+            ctx.awaits = Some(half.verdict.rewrite.map_or(half.key.dst, |n| n.dst).ip());
+        }
         // Not touched: a flood must not keep its own verdict alive.
-        return Err(Unusual::Denied(cached_reason(reason)));
+        return Err(Unusual::Denied(reason));
     }
     Ok(())
 }

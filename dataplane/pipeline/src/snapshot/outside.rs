@@ -72,8 +72,11 @@ impl Outside {
         }
         let (now, before) = (&self.wanted.neighbours, &old.wanted.neighbours);
         for i in 0..now.len().max(before.len()).min(NeighbourIndex::MAX) {
-            if now.get(i).map(|n| n.0) != before.get(i).map(|n| n.0) {
+            let (is, was) = (now.get(i).map(|n| n.0), before.get(i).map(|n| n.0));
+            if is != was {
                 cells.stamp_neighbour(NeighbourIndex(i as u16), generation);
+                // Flows to it that found it without an index, or hold another.
+                [is, was].into_iter().flatten().for_each(|a| cells.stamp_address(a, generation));
             }
         }
     }
