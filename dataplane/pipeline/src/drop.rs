@@ -93,7 +93,7 @@ reasons! {
     LinkLocalForwarded "link-local-forwarded" "A packet with a link-local source or destination would have had to cross a router.";
     Martian "martian" "The source or destination is loopback, unspecified or reserved and cannot appear on a wire.";
 
-    VxlanFromHost "vxlan-from-host" "A process of the node sent VXLAN to another node of the cluster, which would take it for ours.";
+    VxlanFromHost "vxlan-from-host" "A process of the node, or a Service whose backend is another node's VXLAN port, sent VXLAN to another node of the cluster, which would take it for ours.";
     VxlanOuterFragment "vxlan-outer-fragment" "A fragment of a VXLAN packet for us: the underlay must carry it whole (raise its MTU or lower the pods').";
     VxlanBadHeader "vxlan-bad-header" "A VXLAN header without the I flag (RFC 7348 section 5) or cut short.";
     VxlanUnknownPeer "vxlan-unknown-peer" "VXLAN from an address that is no node of this cluster: stale configuration or an intruder.";

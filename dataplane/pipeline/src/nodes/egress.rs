@@ -8,6 +8,8 @@
 //!
 //! Next: `owner`, `l2_pass`.
 
+use podplane_tables::fib::NextHop;
+
 use super::{Next, Pkt, World};
 use crate::env::Env;
 use crate::graph::{Node, NodeId};
@@ -23,7 +25,12 @@ pub(crate) const NODE: Node = Node {
 
 pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
     let Ok((ip, l4)) = headers::read(&p.buf, usize::from(p.ctx.l3)) else { return Next::To(NodeId::L2Pass) };
-    if ip.frag.is_none() && !is_answer(w.snap, &ip, &l4) {
+    let passes = match ip.frag {
+        None => !is_answer(w.snap, &ip, &l4),
+        // Backends here are at this node's own addresses.
+        Some(_) => w.snap.route(ip.src) != Some(NextHop::Host),
+    };
+    if passes {
         return Next::To(NodeId::L2Pass);
     }
     p.ctx.ip = ip;

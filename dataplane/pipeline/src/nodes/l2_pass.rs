@@ -4,29 +4,40 @@
 //!
 //! One thing the node's processes may not say: VXLAN to a peer. The peer knows us by our address alone, so whoever may
 //! open a socket here (no privilege needed) could speak for every pod of this node.
+//!
+//! And two things nobody on the wire may say, because the host port has `route_localnet` and `accept_local` so that the
+//! node reaches its own host ports and node ports: packets to or from 127.0.0.0/8 (CVE-2020-8558), and packets from this
+//! node's own addresses, but for neighbour discovery, which finds duplicates so.
+
+use std::net::IpAddr;
 
 use podplane_packet::buf::PacketBuf;
 use podplane_packet::id::PortId;
-use podplane_packet::wire::EtherType;
+use podplane_packet::wire::{EtherType, Icmpv6Type};
 use podplane_tables::fib::NextHop;
 
 use super::{Next, Pkt, World};
 use crate::drop::DropReason;
 use crate::env::Env;
 use crate::graph::Node;
-use crate::headers::{self, UDP};
+use crate::headers::{self, ICMPV6, UDP};
 use crate::pass::Pass;
 use crate::snapshot::{PortClass, Snapshot, VXLAN_PORT};
 
 pub(crate) const NODE: Node = Node {
     does: "Passes frames between uplink and host port unchanged.",
-    drops: &[DropReason::PortDown, DropReason::VxlanFromHost],
+    drops: &[DropReason::PortDown, DropReason::VxlanFromHost, DropReason::Martian, DropReason::SpoofedFromUplink],
     parses: false,
 };
 
 pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
     if p.ctx.class == PortClass::Host && is_vxlan_to_peer(w.snap, p) {
         return Next::Drop(DropReason::VxlanFromHost);
+    }
+    if p.ctx.class == PortClass::Uplink
+        && let Some(reason) = pretends(w.snap, p.buf.head())
+    {
+        return Next::Drop(reason);
     }
     let to = if p.ctx.class == PortClass::Uplink { PortId::HOST } else { PortId::UPLINK };
     match w.snap.port(to) {
@@ -43,8 +54,39 @@ fn is_vxlan_to_peer<B: PacketBuf>(snap: &Snapshot, p: &Pkt<B>) -> bool {
         return false;
     }
     let Ok((ip, l4)) = headers::read(&p.buf, l3) else { return false };
-    ip.proto == UDP
-        && ip.frag.is_none()
-        && l4.dport == VXLAN_PORT
-        && matches!(snap.route(ip.dst), Some(NextHop::Node(v)) if snap.vtep(v).is_some_and(|peer| peer.addr == ip.dst))
+    ip.proto == UDP && ip.frag.is_none() && l4.dport == VXLAN_PORT && takes_vxlan(snap, ip.dst)
+}
+
+/// Whether an address is a peer's VTEP.
+pub(super) fn takes_vxlan(snap: &Snapshot, dst: IpAddr) -> bool {
+    matches!(snap.route(dst), Some(NextHop::Node(v)) if snap.vtep(v).is_some_and(|peer| peer.addr == dst))
+}
+
+/// Whether a frame from the wire bears an address that means the node itself. Tags make no difference: the node's
+/// stack takes those of VLAN 0 off. Read by hand, for what cannot be parsed passes too.
+fn pretends(snap: &Snapshot, mut frame: &[u8]) -> Option<DropReason> {
+    frame = frame.get(12..)?;
+    for _ in 0..2 {
+        if matches!(frame, [0x81, 0x00, ..] | [0x88, 0xa8, ..]) {
+            frame = frame.get(4..)?;
+        }
+    }
+    let (ethertype, ip) = frame.split_first_chunk::<2>()?;
+    let own = |a: IpAddr| snap.route(a) == Some(NextHop::Host);
+    match EtherType(u16::from_be_bytes(*ethertype)) {
+        EtherType::IPV4 => {
+            let src = *ip.get(12..)?.first_chunk::<4>()?;
+            let dst = *ip.get(16..)?.first_chunk::<4>()?;
+            match src[0] == 127 || dst[0] == 127 {
+                true => Some(DropReason::Martian),
+                false => own(src.into()).then_some(DropReason::SpoofedFromUplink),
+            }
+        }
+        EtherType::IPV6 => {
+            let src = *ip.get(8..)?.first_chunk::<16>()?;
+            let discovery = ip[6] == ICMPV6 && ip.get(40).is_some_and(|kind| Icmpv6Type(*kind).is_nd());
+            (!discovery && own(src.into())).then_some(DropReason::SpoofedFromUplink)
+        }
+        _ => None,
+    }
 }

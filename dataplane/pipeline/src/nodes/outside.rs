@@ -6,10 +6,12 @@ use podplane_packet::buf::PacketBuf;
 use podplane_packet::id::PortId;
 use podplane_tables::flow::Action;
 
-use super::{Next, Pkt, World};
+use super::{Next, Pkt, World, l2_pass};
 use crate::drop::DropReason;
 use crate::env::Env;
 use crate::graph::Node;
+use crate::headers::UDP;
+use crate::snapshot::VXLAN_PORT;
 
 pub(crate) const NODE: Node = Node {
     does: "Rewrites the Ethernet header for a neighbour on the uplink's network.",
@@ -18,6 +20,7 @@ pub(crate) const NODE: Node = Node {
         DropReason::NotConfigured,
         DropReason::PolicyDenied,
         DropReason::NeighbourUnresolved,
+        DropReason::VxlanFromHost,
     ],
     parses: false,
 };
@@ -28,6 +31,10 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
     let Some((_, Some(mac))) = w.snap.outside().neighbour(neighbour) else {
         return Next::Drop(DropReason::NeighbourUnresolved);
     };
+    // A Service may have such a backend. The peer would take it for what this node says of its pods. (Fragments it drops.)
+    if p.ctx.ip.proto == UDP && p.ctx.l4.dport == VXLAN_PORT && l2_pass::takes_vxlan(w.snap, p.ctx.ip.dst) {
+        return Next::Drop(DropReason::VxlanFromHost);
+    }
     let Some(pass) = p.ctx.pass.take() else { return Next::Drop(DropReason::PolicyDenied) };
     p.set_macs(mac, local.uplink_mac);
     p.buf.meta_mut().tunnel = 0;

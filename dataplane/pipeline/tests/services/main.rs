@@ -1,6 +1,7 @@
 //! Services and masquerading, packet by packet, on two simulated nodes with one, two and four workers.
 
 mod choose;
+mod leaks;
 mod life;
 mod pieces;
 mod random;
