@@ -88,14 +88,23 @@ pub fn stop(lab: &Lab, names: &[String]) -> Result<()> {
         }
     };
     signal(Signal::SIGTERM);
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while names.iter().any(|name| alive(lab, name)) {
-        if Instant::now() > deadline {
-            signal(Signal::SIGKILL);
-            sleep(Duration::from_millis(200));
-            break;
+    let ended = |within: Duration| {
+        let deadline = Instant::now() + within;
+        while names.iter().any(|name| alive(lab, name)) {
+            if Instant::now() > deadline {
+                return false;
+            }
+            sleep(Duration::from_millis(10));
         }
-        sleep(Duration::from_millis(10));
+        true
+    };
+    if !ended(Duration::from_secs(10)) {
+        for name in names.iter().filter(|name| alive(lab, name)) {
+            eprintln!("podplane: {name} does not end when asked, and is killed: see {}", lab.log(name).display());
+        }
+        signal(Signal::SIGKILL);
+        // The kernel takes its time with a process that has much memory, on a busy machine above all.
+        ended(Duration::from_secs(10));
     }
     for name in names {
         if let Some(pid) = pid(lab, name) {

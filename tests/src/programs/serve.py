@@ -69,10 +69,12 @@ class EchoServer(socketserver.ThreadingTCPServer):
 def datagrams():
     sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
     sock.bind(("::", port))
     while True:
-        _, client = sock.recvfrom(65536)
-        sock.sendto(f"{name} {seen(client)}\n".encode(), client)
+        # Answers come from the address that was asked: a host may have several.
+        _, ancillary, _, client = sock.recvmsg(65536, 1024)
+        sock.sendmsg([f"{name} {seen(client)}\n".encode()], ancillary, 0, client)
 
 
 threading.stack_size(256 * 1024)
