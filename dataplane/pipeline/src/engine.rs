@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use podplane_packet::buf::PacketBuf;
-use podplane_packet::id::WorkerId;
+use podplane_packet::id::{PortId, WorkerId};
 use podplane_tables::affinity::Affinity;
 use podplane_tables::flow::{FlowError, Timeouts, V4, V6};
 use podplane_tables::mem::Want;
@@ -22,7 +22,7 @@ use crate::nodes::{Next, Pkt, World, reassemble};
 use crate::pending::{self, Pending};
 use crate::pmtu::Pmtu;
 use crate::snapshot::Snapshot;
-use crate::world::{AnyKey, Ctx};
+use crate::world::{AnyKey, Ctx, Held};
 
 /// Clients whose backends a worker remembers: 3 MiB.
 const AFFINITY: usize = 64 * 1024;
@@ -73,9 +73,9 @@ pub(crate) struct State<B> {
     pub(crate) limiters: Limiters,
     pub(crate) affinity: Affinity,
     pub(crate) pending: Pending<B>,
-    pub(crate) reassembly: Reassembly<Pkt<B>>,
+    pub(crate) reassembly: Reassembly<Held<B>>,
     /// Room for the fragments that one arrival sets free; empty between packets.
-    pub(crate) freed: Vec<Outcome<Pkt<B>>>,
+    pub(crate) freed: Vec<Outcome<Held<B>>>,
     /// See [`Gauges`].
     pub(crate) replaced: u64,
     pub(crate) abandoned: u64,
@@ -106,6 +106,8 @@ pub struct Gauges {
 #[derive(Debug)]
 pub struct Engine<B: PacketBuf> {
     state: State<B>,
+    /// Of the packets of a burst, by their number in it; of no use between bursts.
+    contexts: Box<[Ctx; BURST]>,
 }
 
 impl<B: PacketBuf> Engine<B> {
@@ -133,6 +135,7 @@ impl<B: PacketBuf> Engine<B> {
                 replaced: 0,
                 abandoned: 0,
             },
+            contexts: Box::new(std::array::from_fn(|_| Ctx::new(PortId::UPLINK))),
         })
     }
 
@@ -142,12 +145,14 @@ impl<B: PacketBuf> Engine<B> {
     /// The stages: examine all (headers, owner, flow key; flow lines are prefetched), look all flows up at once, then
     /// act on each packet in order of arrival.
     pub fn burst<E: Env<Buf = B>>(&mut self, snap: &Snapshot, env: &mut E, burst: &mut ArrayVec<B, BURST>) {
-        let mut packets: ArrayVec<Pkt<B>, BURST> = ArrayVec::new();
+        let mut packets: ArrayVec<B, BURST> = ArrayVec::new();
         let now = env.now();
         let mut w = World { snap, env, st: &mut self.state, now };
         for buf in burst.drain(..) {
             let (port, len, gathered) = (buf.meta().port, buf.len() as u64, buf.meta().gathered);
-            let mut p = Pkt { ctx: Ctx::new(port), buf };
+            let Some(ctx) = self.contexts.get_mut(packets.len()) else { break };
+            *ctx = Ctx::new(port);
+            let mut p = Pkt { buf, ctx };
             let next = run(&mut w, &mut p, NodeId::Classify, Stage::Examine);
             // What another worker gathered was counted there.
             if !matches!(next, Next::HandOver(_)) && !gathered {
@@ -156,15 +161,15 @@ impl<B: PacketBuf> Engine<B> {
             match next {
                 Next::To(node) => {
                     p.ctx.next = node;
-                    packets.push(p);
+                    packets.push(p.buf);
                 }
                 end => w.finish(p, end),
             }
         }
-        lookup(&w.st.flows, &mut packets);
-        // Drained, for consuming the vector would first copy it whole.
-        for mut p in packets.drain(..) {
-            let first = p.ctx.next;
+        lookup(&w.st.flows, &mut self.contexts[..packets.len()]);
+        for (buf, ctx) in packets.drain(..).zip(self.contexts.iter_mut()) {
+            let first = ctx.next;
+            let mut p = Pkt { buf, ctx };
             let next = run(&mut w, &mut p, first, Stage::Act);
             w.finish(p, next);
         }
@@ -248,20 +253,20 @@ fn run<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>, node: NodeId, stage: S
 }
 
 /// Takes one packet from an acting node to its end.
-pub(crate) fn walk<E: Env>(w: &mut World<'_, E>, mut p: Pkt<E::Buf>, from: NodeId) {
+pub(crate) fn walk<E: Env>(w: &mut World<'_, E>, mut p: Pkt<'_, E::Buf>, from: NodeId) {
     let next = run(w, &mut p, from, Stage::Act);
     w.finish(p, next);
 }
 
 /// Looks the flows of a burst up at once.
-fn lookup<B>(flows: &Flows, packets: &mut [Pkt<B>]) {
+fn lookup(flows: &Flows, contexts: &mut [Ctx]) {
     let (mut v4, mut v6) = (Bulk::<V4>::new(), Bulk::<V6>::new());
-    for (i, p) in packets.iter().enumerate().filter(|(_, p)| p.ctx.next == NodeId::Flow) {
-        match p.ctx.key {
-            AnyKey::V4(key) => v4.push(key, p.ctx.hash, i),
-            AnyKey::V6(key) => v6.push(key, p.ctx.hash, i),
+    for (i, ctx) in contexts.iter().enumerate().filter(|(_, ctx)| ctx.next == NodeId::Flow) {
+        match &ctx.key {
+            AnyKey::V4(key) => v4.push(key, ctx.hash, i),
+            AnyKey::V6(key) => v6.push(key, ctx.hash, i),
         }
     }
-    v4.find(&flows.v4, |i, slot| packets[i].ctx.slot = slot);
-    v6.find(&flows.v6, |i, slot| packets[i].ctx.slot = slot);
+    v4.find(&flows.v4, |i, slot| contexts[i].slot = slot);
+    v6.find(&flows.v6, |i, slot| contexts[i].slot = slot);
 }

@@ -136,9 +136,14 @@ impl Flows {
 
     /// The entry of a key of either family.
     pub(crate) fn find(&self, key: &AnyKey) -> Option<Slot> {
+        self.find_hashed(key, self.hash(key))
+    }
+
+    /// The same for a key whose hash is known.
+    pub(crate) fn find_hashed(&self, key: &AnyKey, hash: FlowHash) -> Option<Slot> {
         match key {
-            AnyKey::V4(k) => self.v4.table.find(k, self.v4.table.hash(k)),
-            AnyKey::V6(k) => self.v6.table.find(k, self.v6.table.hash(k)),
+            AnyKey::V4(k) => self.v4.table.find(k, hash),
+            AnyKey::V6(k) => self.v6.table.find(k, hash),
         }
     }
 
@@ -176,8 +181,8 @@ impl<A: Addr> Bulk<A> {
 
     /// Adds the key of the burst's packet number `whose`.
     #[inline]
-    pub(crate) fn push(&mut self, key: Key<A>, hash: FlowHash, whose: usize) {
-        self.keys[self.len] = key;
+    pub(crate) fn push(&mut self, key: &Key<A>, hash: FlowHash, whose: usize) {
+        self.keys[self.len] = *key;
         self.hashes[self.len] = hash;
         self.whose[self.len] = whose as u8;
         self.len += 1;

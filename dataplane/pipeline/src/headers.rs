@@ -39,33 +39,27 @@ pub(crate) fn read<B: PacketBuf>(buf: &B, at: usize) -> Result<(Ip, L4), DropRea
 }
 
 /// The same, written where it is wanted: copying costs as much as reading. On errors nothing is written.
-///
-/// Each family has its own copy of the parser, in which the compiler knows the length of addresses; over both at once it
-/// moves them byte by byte.
 pub(crate) fn read_into<B: PacketBuf>(buf: &B, at: usize, ip: &mut Ip, l4: &mut L4) -> Result<(), DropReason> {
     let head = buf.head();
     match head.get(at - 2..at) {
-        Some(&[0x08, 0x00]) => read_family(head, EtherType::IPV4, at, buf.len(), ip, l4),
-        Some(&[0x86, 0xdd]) => read_family(head, EtherType::IPV6, at, buf.len(), ip, l4),
-        Some(_) => Err(DropReason::EtherTypeUnsupported),
-        None => Err(DropReason::FrameTooShort),
+        Some(&[0x08, 0x00]) => take(head, parse::parse_ipv4(head, at, buf.len())?, ip, l4),
+        Some(&[0x86, 0xdd]) => take(head, parse::parse_ipv6(head, at, buf.len())?, ip, l4),
+        Some(_) => return Err(DropReason::EtherTypeUnsupported),
+        None => return Err(DropReason::FrameTooShort),
     }
+    if l4.error {
+        l4.quoted = parsed(buf, at).and_then(|p| quoted(&p, head));
+    }
+    Ok(())
 }
 
 #[inline(always)]
-fn read_family(
-    head: &[u8],
-    family: EtherType,
-    at: usize,
-    len: usize,
-    ip: &mut Ip,
-    l4: &mut L4,
-) -> Result<(), DropReason> {
-    let p = parse::parse_l3(head, family, None, at, len)?;
+fn take(head: &[u8], p: parse::Parsed, ip: &mut Ip, l4: &mut L4) {
     (ip.src, ip.dst) = match p.addrs {
         Addrs::V4 { src, dst } => (IpAddr::V4(src), IpAddr::V4(dst)),
         Addrs::V6 { src, dst } => (IpAddr::V6(src), IpAddr::V6(dst)),
-        Addrs::None => return Err(DropReason::EtherTypeUnsupported),
+        // Not for IP.
+        Addrs::None => return,
     };
     (ip.proto, ip.tos, ip.ttl, ip.df) = (p.proto, p.tos, p.ttl, p.df);
     (ip.header, ip.len) = (p.l4_off - p.l3_off, p.l3_len);
@@ -81,14 +75,12 @@ fn read_family(
         parse::L4::Icmp { kind, code } => l4.icmp = Some((kind, code)),
         parse::L4::IcmpError { kind, code } => {
             l4.icmp = Some((kind, code));
-            l4.quoted = quoted(&p, head);
             l4.error = true;
         }
     }
     if p.proto == TCP && l4.header != 0 {
         l4.tcp_flags = Some(p.tcp_flags.0);
     }
-    Ok(())
 }
 
 /// The parser's own view of a packet, for the packet crate's builders: read again, for they are off the usual way.

@@ -11,7 +11,7 @@ use crate::drop::DropReason;
 use crate::engine::walk;
 use crate::env::{Env, Millis};
 use crate::graph::NodeId;
-use crate::world::{Pkt, World};
+use crate::world::{Held, Pkt, World};
 
 /// How many packets wait at a worker.
 const ALL: usize = 256;
@@ -32,7 +32,7 @@ pub(crate) struct Pending<B> {
 
 #[derive(Debug)]
 struct Waiting<B> {
-    packet: Pkt<B>,
+    packet: Held<B>,
     neighbour: IpAddr,
     until: Millis,
 }
@@ -54,7 +54,7 @@ impl<B> Pending<B> {
 }
 
 /// Takes a packet in and has its neighbour resolved.
-pub(crate) fn hold<E: Env>(w: &mut World<'_, E>, packet: Pkt<E::Buf>) {
+pub(crate) fn hold<E: Env>(w: &mut World<'_, E>, packet: Pkt<'_, E::Buf>) {
     let Some(neighbour) = packet.ctx.awaits else {
         return w.drop(packet.ctx.via.port, DropReason::NeighbourUnresolved);
     };
@@ -66,7 +66,7 @@ pub(crate) fn hold<E: Env>(w: &mut World<'_, E>, packet: Pkt<E::Buf>) {
     if pending.waiting.len() >= ALL || of_this >= EACH {
         return w.drop(packet.ctx.via.port, DropReason::NeighbourQueueFull);
     }
-    pending.waiting.push(Waiting { packet, neighbour, until: w.now.wrapping_add(PATIENCE) });
+    pending.waiting.push(Waiting { packet: packet.hold(), neighbour, until: w.now.wrapping_add(PATIENCE) });
 }
 
 /// Sends on what waits no longer in vain, and drops what waited too long.
@@ -85,7 +85,8 @@ pub(crate) fn run<E: Env>(w: &mut World<'_, E>) {
             packet.ctx.slot = None;
             packet.ctx.rewrite = None;
             packet.ctx.pass = None;
-            walk(w, packet, NodeId::Flow);
+            let Held { buf, mut ctx } = packet;
+            walk(w, Pkt { buf, ctx: &mut ctx }, NodeId::Flow);
         } else {
             w.drop(packet.ctx.via.port, DropReason::NeighbourUnresolved);
         }

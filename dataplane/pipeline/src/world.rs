@@ -68,10 +68,18 @@ pub(crate) struct Quoted {
     pub(crate) later: bool,
 }
 
-impl Default for Ip {
-    fn default() -> Self {
+impl Ip {
+    /// Before anything is read. A constant, for what is put together field by field is copied at once thereafter, which
+    /// a CPU cannot forward from one to the other.
+    const NONE: Ip = {
         let none = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         Ip { src: none, dst: none, proto: 0, tos: 0, ttl: 0, df: true, header: 0, len: 0, frag: None }
+    };
+}
+
+impl Default for Ip {
+    fn default() -> Self {
+        Ip::NONE
     }
 }
 
@@ -190,7 +198,7 @@ impl Ctx {
             via: Via { port, ..Via::default() },
             class: PortClass::Uplink,
             l3: 0,
-            ip: Ip::default(),
+            ip: Ip::NONE,
             l4: L4::default(),
             key: AnyKey::default(),
             hash: FlowHash::default(),
@@ -240,14 +248,27 @@ impl Ctx {
     }
 }
 
-/// A packet and its context.
+/// A packet and its context, which stays where it is while the packet moves on: it is several cache lines long.
 #[derive(Debug)]
-pub(crate) struct Pkt<B> {
+pub(crate) struct Pkt<'c, B> {
+    pub(crate) buf: B,
+    pub(crate) ctx: &'c mut Ctx,
+}
+
+/// A packet that waits, with its context.
+#[derive(Debug)]
+pub(crate) struct Held<B> {
     pub(crate) buf: B,
     pub(crate) ctx: Ctx,
 }
 
-impl<B: PacketBuf> Pkt<B> {
+impl<B: PacketBuf> Pkt<'_, B> {
+    /// Lets it wait.
+    pub(crate) fn hold(self) -> Held<B> {
+        let blank = Ctx::new(self.ctx.via.port);
+        Held { buf: self.buf, ctx: std::mem::replace(self.ctx, blank) }
+    }
+
     /// Sets the Ethernet addresses in front of the IP header.
     pub(crate) fn set_macs(&mut self, dst: Mac, src: Mac) {
         let at = usize::from(self.ctx.l3) - 14;
@@ -276,7 +297,7 @@ pub(crate) struct World<'a, E: Env> {
 impl<E: Env> World<'_, E> {
     /// Carries out what the last node decided.
     #[inline]
-    pub(crate) fn finish(&mut self, p: Pkt<E::Buf>, next: Next) {
+    pub(crate) fn finish(&mut self, p: Pkt<'_, E::Buf>, next: Next) {
         match next {
             Next::Transmit(port, pass) => self.transmit(port, p.buf, pass),
             Next::HandOver(to) => {

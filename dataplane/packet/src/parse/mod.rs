@@ -230,15 +230,28 @@ impl Parsed {
         self.tos & 3
     }
 
-    fn other(ethertype: EtherType, vlan: Option<u16>, l3_off: u16, frame_len: usize) -> Parsed {
-        Parsed {
+    #[inline(always)]
+    fn other(
+        ethertype: EtherType,
+        vlan: Option<u16>,
+        head: &[u8],
+        l3_off: usize,
+        frame_len: usize,
+    ) -> Result<Parsed, ParseError> {
+        // A head beyond the packet, or offsets beyond 16 bits: the caller's fault, but no reason to compute nonsense.
+        if head.len() > frame_len || l3_off > head.len() || l3_off > 1024 {
+            return Err(ParseError::FrameTooShort);
+        }
+        let l3_len = (frame_len - l3_off) as u32;
+        let l3_off = l3_off as u16;
+        Ok(Parsed {
             kind: Kind::Other,
             ethertype,
             vlan,
             l3_off,
             l4_off: l3_off,
             payload_off: l3_off,
-            l3_len: (frame_len - usize::from(l3_off)) as u32,
+            l3_len,
             proto: 0,
             tos: 0,
             ttl: 0,
@@ -247,7 +260,7 @@ impl Parsed {
             fragment: None,
             addrs: Addrs::None,
             l4: L4::None,
-        }
+        })
     }
 }
 
@@ -298,8 +311,7 @@ fn tagged(head: &[u8], mut at: usize, frame_len: usize) -> Result<Parsed, ParseE
 ///
 /// # Errors
 /// [`ParseError`].
-// Inlined, for what the caller does not ask of the result need then not be written.
-#[inline(always)]
+#[inline]
 pub fn parse_l3(
     head: &[u8],
     ethertype: EtherType,
@@ -307,17 +319,37 @@ pub fn parse_l3(
     l3_off: usize,
     frame_len: usize,
 ) -> Result<Parsed, ParseError> {
-    // A head beyond the packet, or offsets beyond 16 bits: the caller's fault, but no reason to compute nonsense.
-    if head.len() > frame_len || l3_off > head.len() || l3_off > 1024 {
-        return Err(ParseError::FrameTooShort);
-    }
-    let mut p = Parsed::other(ethertype, vlan, l3_off as u16, frame_len);
+    let mut p = Parsed::other(ethertype, vlan, head, l3_off, frame_len)?;
     match ethertype {
         EtherType::IPV4 => v4::parse(head, &mut p)?,
         EtherType::IPV6 => v6::parse(head, &mut p)?,
         EtherType::ARP => arp(head, &mut p)?,
         _ => {}
     }
+    Ok(p)
+}
+
+/// As [`parse_l3`] for IPv4.
+///
+/// # Errors
+/// [`ParseError`].
+// Inlined, for what the caller does not ask of the result need then not be written; a family by itself, for over both
+// at once the compiler moves addresses byte by byte.
+#[inline(always)]
+pub fn parse_ipv4(head: &[u8], l3_off: usize, frame_len: usize) -> Result<Parsed, ParseError> {
+    let mut p = Parsed::other(EtherType::IPV4, None, head, l3_off, frame_len)?;
+    v4::parse(head, &mut p)?;
+    Ok(p)
+}
+
+/// As [`parse_l3`] for IPv6.
+///
+/// # Errors
+/// [`ParseError`].
+#[inline(always)]
+pub fn parse_ipv6(head: &[u8], l3_off: usize, frame_len: usize) -> Result<Parsed, ParseError> {
+    let mut p = Parsed::other(EtherType::IPV6, None, head, l3_off, frame_len)?;
+    v6::parse(head, &mut p)?;
     Ok(p)
 }
 
@@ -368,8 +400,14 @@ fn transport(head: &[u8], p: &mut Parsed) -> Result<(), ParseError> {
             p.payload_off = (l4 + 12) as u16;
             p.l4 = ports(h);
         }
-        proto::ICMP if !p.addrs.is_v6() => icmp(bytes.first_chunk().ok_or_else(short)?, p),
-        proto::ICMPV6 if p.addrs.is_v6() => icmp(bytes.first_chunk().ok_or_else(short)?, p),
+        proto::ICMP | proto::ICMPV6 if (p.proto == proto::ICMPV6) == p.addrs.is_v6() => {
+            let h: &[u8; 8] = bytes.first_chunk().ok_or_else(short)?;
+            if p.addrs.is_v6() && Icmpv6Type(h[0]).is_nd() && p.fragment.is_none() {
+                p.kind = Kind::Nd;
+            }
+            p.payload_off = (l4 + 8) as u16;
+            p.l4 = icmp(h, p.addrs.is_v6());
+        }
         _ => {}
     }
     Ok(())
@@ -380,26 +418,22 @@ fn ports(h: &[u8]) -> L4 {
     L4::Ports { src: be16(h, 0), dst: be16(h, 2) }
 }
 
-fn icmp(h: &[u8; 8], p: &mut Parsed) {
+fn icmp(h: &[u8; 8], v6: bool) -> L4 {
     let (kind, code) = (h[0], h[1]);
-    p.payload_off = p.l4_off + 8;
-    let (request, reply, error) = if p.addrs.is_v6() {
+    let (request, reply, error) = if v6 {
         let t = Icmpv6Type(kind);
-        if t.is_nd() && p.fragment.is_none() {
-            p.kind = Kind::Nd;
-        }
         (t == Icmpv6Type::ECHO_REQUEST, t == Icmpv6Type::ECHO_REPLY, t.is_error())
     } else {
         let t = Icmpv4Type(kind);
         (t == Icmpv4Type::ECHO_REQUEST, t == Icmpv4Type::ECHO_REPLY, t.is_error())
     };
-    p.l4 = if request || reply {
+    if request || reply {
         L4::Echo { request, id: be16(h, 4) }
     } else if error {
         L4::IcmpError { kind, code }
     } else {
         L4::Icmp { kind, code }
-    };
+    }
 }
 
 #[cfg(test)]

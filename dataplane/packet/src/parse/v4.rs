@@ -39,7 +39,7 @@ pub(super) fn parse(head: &[u8], p: &mut Parsed) -> Result<(), ParseError> {
     let word = be16(h, 6);
     p.df = word & DF != 0;
     if word & (MF | OFFSET_MASK) != 0 {
-        let f = fragment(word, be16(h, 4), p)?;
+        let f = fragment(word, be16(h, 4), l3, header_len, total, p.proto)?;
         p.fragment = Some(f);
         if !f.is_first() {
             return Ok(());
@@ -84,13 +84,15 @@ fn with_options(bytes: &[u8], room: usize) -> Result<usize, ParseError> {
     Ok(len)
 }
 
-fn fragment(word: u16, id: u16, p: &Parsed) -> Result<Fragment, ParseError> {
-    let f = Fragment { offset: (word & OFFSET_MASK) * 8, more: word & MF != 0, id: u32::from(id), data_off: p.l4_off };
-    let len = p.l4_len();
-    let header = usize::from(p.l4_off - p.l3_off);
+/// The place of a fragment whose header starts at `l3`. Takes values, for of what is passed by reference the compiler
+/// keeps all in memory.
+fn fragment(word: u16, id: u16, l3: usize, header: usize, total: usize, proto: u8) -> Result<Fragment, ParseError> {
+    let data_off = (l3 + header) as u16;
+    let f = Fragment { offset: (word & OFFSET_MASK) * 8, more: word & MF != 0, id: u32::from(id), data_off };
+    let len = total - header;
     let impossible = len == 0 || f.more && !len.is_multiple_of(8) || header + usize::from(f.offset) + len > 65535;
     // RFC 1858 section 3.2.2: a TCP fragment at offset 1 can only be there to overwrite the flags.
-    if impossible || p.proto == proto::TCP && f.offset == 8 {
+    if impossible || proto == proto::TCP && f.offset == 8 {
         return Err(ParseError::FragmentMalformed);
     }
     Ok(f)

@@ -29,7 +29,8 @@ pub(super) fn parse(head: &[u8], p: &mut Parsed) -> Result<(), ParseError> {
     p.df = true;
     p.addrs = Addrs::V6 { src: array::<16>(h, 8).into(), dst: array::<16>(h, 24).into() };
     if is_extension(p.proto) {
-        extensions(head, p)?;
+        (p.l4_off, p.proto, p.fragment) = extensions(head, l3 + IPV6_LEN, l3 + total, p.proto)?;
+        p.payload_off = p.l4_off;
         if p.fragment.is_some_and(|f| !f.is_first()) {
             return Ok(());
         }
@@ -37,10 +38,10 @@ pub(super) fn parse(head: &[u8], p: &mut Parsed) -> Result<(), ParseError> {
     transport(head, p)
 }
 
+/// Where the transport header starts behind the headers from `start` on, its protocol, and a fragment's place.
 #[cold]
-fn extensions(head: &[u8], p: &mut Parsed) -> Result<(), ParseError> {
-    let (start, end) = (usize::from(p.l4_off), p.frame_len());
-    let chain = walk(p.proto, &head[start..end.min(head.len())]).map_err(|e| match e {
+fn extensions(head: &[u8], start: usize, end: usize, first: u8) -> Result<(u16, u8, Option<Fragment>), ParseError> {
+    let chain = walk(first, &head[start..end.min(head.len())]).map_err(|e| match e {
         ChainError::Truncated { .. } if end > head.len() => ParseError::HeadersSplit,
         ChainError::Truncated { in_fragment: true } => ParseError::FragmentSplitsTransport,
         ChainError::Truncated { in_fragment: false } => ParseError::Ipv6ExtensionTruncated,
@@ -51,9 +52,8 @@ fn extensions(head: &[u8], p: &mut Parsed) -> Result<(), ParseError> {
         return Err(ParseError::Ipv6SourceRoute);
     }
     // At most MAX_EXTENSIONS + 1 headers of 2,048 bytes: within 16 bits.
-    p.l4_off = (start + chain.offset) as u16;
-    p.payload_off = p.l4_off;
-    p.proto = chain.protocol;
+    let l4_off = (start + chain.offset) as u16;
+    let mut fragment = None;
     if let Some(f) = chain.fragment.filter(|f| !f.is_atomic()) {
         let data_off = start + f.at + FRAGMENT_LEN;
         let len = end - data_off;
@@ -62,7 +62,7 @@ fn extensions(head: &[u8], p: &mut Parsed) -> Result<(), ParseError> {
         if len == 0 || f.more && !len.is_multiple_of(8) || whole > 65535 {
             return Err(ParseError::FragmentMalformed);
         }
-        p.fragment = Some(Fragment { offset: f.offset, more: f.more, id: f.id, data_off: data_off as u16 });
+        fragment = Some(Fragment { offset: f.offset, more: f.more, id: f.id, data_off: data_off as u16 });
     }
-    Ok(())
+    Ok((l4_off, chain.protocol, fragment))
 }

@@ -40,14 +40,14 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
             _ => {}
         }
     }
-    if nd::is_nd(&p.ctx) {
+    if nd::is_nd(p.ctx) {
         return Next::To(NodeId::Nd);
     }
     match p.ctx.ip.src {
         IpAddr::V4(src) if port.v4 == Some(src) => Next::To(NodeId::Owner),
         IpAddr::V4(_) => Next::Drop(DropReason::SpoofedIpv4),
         IpAddr::V6(src) if port.v6 == Some(src) => Next::To(NodeId::Owner),
-        IpAddr::V6(src) if src.is_unicast_link_local() && link_local_allowed(&p.ctx) => Next::To(NodeId::Owner),
+        IpAddr::V6(src) if src.is_unicast_link_local() && link_local_allowed(p.ctx) => Next::To(NodeId::Owner),
         IpAddr::V6(_) => Next::Drop(DropReason::SpoofedIpv6),
     }
 }

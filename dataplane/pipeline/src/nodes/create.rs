@@ -46,8 +46,8 @@ const FIRST_PORT: u32 = 1024;
 
 pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
     let created = match p.ctx.key {
-        AnyKey::V4(key) => create(w, &mut p.ctx, key),
-        AnyKey::V6(key) => create(w, &mut p.ctx, key),
+        AnyKey::V4(key) => create(w, p.ctx, key),
+        AnyKey::V6(key) => create(w, p.ctx, key),
     };
     match created {
         Ok(()) => Next::To(NodeId::Forward),

@@ -9,7 +9,7 @@
 //! Next: `forward` (hit), `service` (miss), `l2_pass` (a miss of what need not be ours).
 
 use podplane_tables::changed::Validity;
-use podplane_tables::flow::{Action, Entry, Flags, Key};
+use podplane_tables::flow::{Action, Entry, Flags, Slot, V4, V6};
 use podplane_tables::mem::Pod;
 
 use podplane_packet::nat::Tuple;
@@ -40,7 +40,7 @@ pub(crate) const NODE: Node = Node {
 };
 
 pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
-    match examine(w, &mut p.ctx, true) {
+    match examine(w, p.ctx, true) {
         Hit::Allowed => Next::To(NodeId::Forward),
         Hit::Denied(DropReason::NeighbourUnresolved) if p.ctx.awaits.is_some() => Next::Wait,
         Hit::Denied(reason) => Next::Drop(reason),
@@ -51,7 +51,7 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
 
 /// Applies the verdict of the flow that an ICMP error belongs to.
 pub(super) fn related<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
-    match examine(w, &mut p.ctx, false) {
+    match examine(w, p.ctx, false) {
         Hit::Allowed => Next::To(NodeId::Forward),
         Hit::Denied(reason) => Next::Drop(reason),
         Hit::Miss if p.ctx.borrowed => Next::To(NodeId::L2Pass),
@@ -74,21 +74,21 @@ enum Unusual {
 
 #[inline]
 fn examine<E: Env>(w: &mut World<'_, E>, ctx: &mut Ctx, own: bool) -> Hit {
+    // A miss looks once more: an earlier packet of this burst may have created the flow.
+    let Some(slot) = ctx.slot.or_else(|| w.st.flows.find_hashed(&ctx.key, ctx.hash)) else { return Hit::Miss };
     match ctx.key {
-        AnyKey::V4(key) => apply(w, ctx, &key, own),
-        AnyKey::V6(key) => apply(w, ctx, &key, own),
+        AnyKey::V4(_) => apply::<V4, E>(w, ctx, slot, own),
+        AnyKey::V6(_) => apply::<V6, E>(w, ctx, slot, own),
     }
 }
 
-/// Applies the entry of `key`; `own`: the packet is one of the flow, and keeps it alive.
+/// Applies an entry; `own`: the packet is one of the flow, and keeps it alive.
 #[inline]
-fn apply<A: Family, E: Env>(w: &mut World<'_, E>, ctx: &mut Ctx, key: &Key<A>, own: bool) -> Hit
+fn apply<A: Family, E: Env>(w: &mut World<'_, E>, ctx: &mut Ctx, slot: Slot, own: bool) -> Hit
 where
     Entry<A>: Pod,
 {
     let (part, _) = A::of(&mut w.st.flows);
-    // A miss looks once more: an earlier packet of this burst may have created the flow.
-    let Some(slot) = ctx.slot.or_else(|| part.table.find(key, ctx.hash)) else { return Hit::Miss };
     let Some(entry) = part.table.get_mut(slot) else { return Hit::Miss };
     let validity = entry.validity(w.snap.generation(), w.snap.changed());
     if validity == Validity::Restamp {
@@ -122,7 +122,7 @@ where
     let flags = observe(entry.flags(), ctx.l4.tcp_flags);
     if flags != entry.flags() {
         entry.set_flags(flags);
-        let class = class(key.proto, flags);
+        let class = class(entry.key().proto, flags);
         if flags.has(Flags::INITIATOR) && class != entry.class() {
             entry.set_class(class);
             let timeout = part.timeouts.of(class).min(look(class));

@@ -129,7 +129,7 @@ fn send<E: Env>(w: &mut World<'_, E>, p: &Pkt<E::Buf>, buf: E::Buf) -> Result<()
     ctx.hash = p.ctx.hash;
     ctx.out = p.ctx.out;
     ctx.pass = Some(pass);
-    let mut piece = Pkt { buf, ctx };
+    let mut piece = Pkt { buf, ctx: &mut ctx };
     let next = match piece.ctx.out {
         Action::Encap(_) | Action::Enter(_) => encap::process(w, &mut piece),
         Action::Outside(_) => outside::process(w, &mut piece),

@@ -86,7 +86,7 @@ pub(super) fn send<E: Env>(w: &mut World<'_, E>, p: &Pkt<E::Buf>, mut buf: E::Bu
     ctx.l3 = ETH_LEN as u16;
     ctx.hash = p.ctx.hash;
     ctx.pass = Some(Pass::gateway_reply());
-    let mut news = Pkt { buf, ctx };
+    let mut news = Pkt { buf, ctx: &mut ctx };
     let next = match p.ctx.via.vtep {
         Some(vtep) => {
             news.ctx.out = if p.ctx.via.entry { Action::Enter(vtep) } else { Action::Encap(vtep) };

@@ -48,7 +48,7 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
     let Some(local) = w.snap.local() else { return Next::Drop(DropReason::NotConfigured) };
     let tuple = p.ctx.new_tuple();
     let v6 = tuple.dst.is_ipv6();
-    match source(local, &p.ctx, tuple.dst) {
+    match source(local, p.ctx, tuple.dst) {
         Source::Own => {}
         Source::Gateway => {
             let Some(src) = local.gateway(v6) else { return Next::Drop(DropReason::NoRoute) };
@@ -60,7 +60,7 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
                 return Next::Drop(DropReason::NotMasqueradable);
             }
             let ports = Ports { local, workers: w.snap.workers() };
-            let Some(new) = ports.choose(&mut w.st.flows, &p.ctx, Tuple { src, ..tuple }) else {
+            let Some(new) = ports.choose(&mut w.st.flows, p.ctx, Tuple { src, ..tuple }) else {
                 return Next::Drop(DropReason::NoMasqueradePort);
             };
             p.ctx.rewrite = Some(new);

@@ -44,14 +44,14 @@ pub(super) fn is_nd(ctx: &Ctx) -> bool {
 
 /// Whether a packet is a solicitation for the gateway.
 pub(super) fn asks_for_gateway<B: PacketBuf>(p: &Pkt<B>) -> bool {
-    is_nd(&p.ctx)
+    is_nd(p.ctx)
         && message(p).is_some_and(|m| {
             Neighbour::new(m).is_ok_and(|n| n.is_solicitation() && n.target() == gateway_v6(p.ctx.class))
         })
 }
 
 /// The bytes of the ICMPv6 message.
-fn message<B: PacketBuf>(p: &Pkt<B>) -> Option<&[u8]> {
+fn message<'p, B: PacketBuf>(p: &'p Pkt<'_, B>) -> Option<&'p [u8]> {
     let start = p.ctx.l4_at();
     p.buf.head().get(start..usize::from(p.ctx.l3) + p.ctx.ip.len as usize)
 }

@@ -43,10 +43,10 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
         return Next::HandOver(whose);
     }
     let (from, to) = (scope(p.ctx.ip.src), scope(p.ctx.ip.dst));
-    if let Some(reason) = from.unroutable().or(to.unroutable()).filter(|_| !loops(w.snap, &p.ctx)) {
+    if let Some(reason) = from.unroutable().or(to.unroutable()).filter(|_| !loops(w.snap, p.ctx)) {
         return Next::Drop(reason);
     }
-    if is_gateway(p.ctx.ip.dst, local, p.ctx.class) && !answers_hairpin(&p.ctx, local) {
+    if is_gateway(p.ctx.ip.dst, local, p.ctx.class) && !answers_hairpin(p.ctx, local) {
         return match p.ctx.ip.frag {
             None => Next::To(NodeId::Gateway),
             Some(_) => Next::Drop(DropReason::GatewayNoService),
@@ -58,7 +58,7 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
     if p.ctx.ip.frag.is_some() {
         return Next::To(NodeId::Reassemble);
     }
-    match key(w, &mut p.ctx) {
+    match key(w, p.ctx) {
         Ok(node) => Next::To(node),
         Err(reason) => Next::Drop(reason),
     }

@@ -28,7 +28,7 @@ pub(crate) fn process<E: Env>(_w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Nex
     headers::trim(&mut p.buf, usize::from(p.ctx.l3), &p.ctx.ip);
     match p.ctx.class {
         PortClass::Pod => Next::To(NodeId::Antispoof),
-        _ if nd::is_nd(&p.ctx) => Next::To(NodeId::Nd),
+        _ if nd::is_nd(p.ctx) => Next::To(NodeId::Nd),
         _ => Next::To(NodeId::Owner),
     }
 }

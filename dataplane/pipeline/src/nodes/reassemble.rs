@@ -23,7 +23,7 @@ use crate::env::Env;
 use crate::graph::{Node, NodeId};
 use crate::headers::{ICMP, ICMPV6};
 use crate::owner::{Arrival, Ends, owner as owner_of};
-use crate::world::{Ctx, zone};
+use crate::world::{Ctx, Held, zone};
 
 pub(crate) const NODE: Node = Node {
     does: "Holds fragments until the first one names their flow.",
@@ -50,7 +50,7 @@ const EXPIRIES: usize = 64;
 pub(crate) fn process<E: Env>(_w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
     // Only echo is forwarded in fragments: an error that came in pieces quotes too little to be trusted.
     let first = p.ctx.ip.frag.is_some_and(|f| f.offset == 0);
-    let strange = matches!(p.ctx.ip.proto, ICMP | ICMPV6) && owner::echo(&p.ctx).is_none();
+    let strange = matches!(p.ctx.ip.proto, ICMP | ICMPV6) && owner::echo(p.ctx).is_none();
     if first && strange && !p.ctx.borrowed {
         return Next::Drop(DropReason::IcmpTypeUnsupported);
     }
@@ -78,11 +78,11 @@ fn describe(ctx: &Ctx) -> Option<Fragment> {
 }
 
 /// Gives a fragment to the table and sends on whatever that sets free, in order of arrival.
-pub(crate) fn hold<E: Env>(w: &mut World<'_, E>, p: Pkt<E::Buf>) {
-    let Some(fragment) = describe(&p.ctx) else { return w.drop(p.ctx.via.port, DropReason::FragmentMalformed) };
+pub(crate) fn hold<E: Env>(w: &mut World<'_, E>, p: Pkt<'_, E::Buf>) {
+    let Some(fragment) = describe(p.ctx) else { return w.drop(p.ctx.via.port, DropReason::FragmentMalformed) };
     // Taken out of the state so that what is set free can walk the graph; as large as one datagram can need.
     let mut freed = std::mem::take(&mut w.st.freed);
-    w.st.reassembly.push(w.now, &fragment, p, |outcome| freed.push(outcome));
+    w.st.reassembly.push(w.now, &fragment, p.hold(), |outcome| freed.push(outcome));
     release(w, &mut freed);
     w.st.freed = freed;
 }
@@ -100,18 +100,19 @@ pub(crate) fn expire<E: Env>(w: &mut World<'_, E>) {
     w.st.freed = freed;
 }
 
-fn release<E: Env>(w: &mut World<'_, E>, freed: &mut Vec<Outcome<Pkt<E::Buf>>>) {
+fn release<E: Env>(w: &mut World<'_, E>, freed: &mut Vec<Outcome<Held<E::Buf>>>) {
     for outcome in freed.drain(..) {
         match outcome {
             Outcome::Refuse(p, refusal) => w.drop(p.ctx.via.port, reason(refusal)),
-            Outcome::Pass(mut p, first) => {
+            Outcome::Pass(Held { buf, mut ctx }, first) => {
+                let mut p = Pkt { buf, ctx: &mut ctx };
                 p.ctx.ip.proto = first.proto;
                 (p.ctx.l4.sport, p.ctx.l4.dport) = (first.sport, first.dport);
                 // An error in pieces speaks for itself alone.
                 (p.ctx.l4.error, p.ctx.l4.quoted) = (false, None);
                 match whose(w, &mut p) {
                     Whose::Mine => {
-                        owner::set_key(w, &mut p.ctx);
+                        owner::set_key(w, p.ctx);
                         walk(w, p, NodeId::Flow);
                     }
                     Whose::Worker(other) => {

@@ -52,7 +52,7 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
     if p.ctx.zone() == zone::PLAIN && w.snap.route(p.ctx.ip.src).is_some_and(known) {
         return Next::Drop(DropReason::SpoofedFromUplink);
     }
-    match back(w.snap, &p.ctx).and_then(|back| Ok((back, out(w.snap, &p.ctx)?))) {
+    match back(w.snap, p.ctx).and_then(|back| Ok((back, out(w.snap, p.ctx)?))) {
         Ok((back, out)) => {
             p.ctx.back = back;
             p.ctx.out = out;

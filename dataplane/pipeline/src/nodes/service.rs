@@ -55,7 +55,7 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
         Target::Reject => return Next::To(NodeId::Refuse),
         Target::Drop => return Next::Drop(DropReason::ServiceNoLocalEndpoint),
     };
-    let Some(backend) = choose(w.st, w.now, local.cluster_seed, &p.ctx, frontend, set) else {
+    let Some(backend) = choose(w.st, w.now, local.cluster_seed, p.ctx, frontend, set) else {
         return Next::To(NodeId::Refuse);
     };
     p.ctx.rewrite = Some(Tuple { dst: backend.address, dport: backend.port, ..p.ctx.tuple() });

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use podplane_packet::buf::PacketBuf;
+use podplane_packet::buf::{Meta, PacketBuf};
 use podplane_packet::id::{Mac, PortId, Vni, WorkerId};
 use podplane_packet::testing::{FrameSpec, Ip, Transport, VecBuf};
 use podplane_pipeline::counters::WorkerCounters;
@@ -16,28 +16,77 @@ use podplane_pipeline::{BURST, Engine, EngineConfig, Env, HalfMsg, Millis, Pass}
 use podplane_tables::mem::Want;
 use podplane_tables::reasm::Limits;
 
+/// A pointer to its packet, as a real buffer is.
+pub struct Handle(Box<VecBuf>);
+
+impl PacketBuf for Handle {
+    fn head(&self) -> &[u8] {
+        self.0.head()
+    }
+
+    fn head_mut(&mut self) -> &mut [u8] {
+        self.0.head_mut()
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn prepend(&mut self, n: usize) -> Option<&mut [u8]> {
+        self.0.prepend(n)
+    }
+
+    fn adj(&mut self, n: usize) -> bool {
+        self.0.adj(n)
+    }
+
+    fn truncate(&mut self, len: usize) {
+        self.0.truncate(len);
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> bool {
+        self.0.append(bytes)
+    }
+
+    fn copy_to(&self, offset: usize, dst: &mut [u8]) -> bool {
+        self.0.copy_to(offset, dst)
+    }
+
+    fn for_each_slice(&self, offset: usize, len: usize, f: &mut dyn FnMut(&[u8])) -> bool {
+        self.0.for_each_slice(offset, len, f)
+    }
+
+    fn meta(&self) -> &Meta {
+        self.0.meta()
+    }
+
+    fn meta_mut(&mut self) -> &mut Meta {
+        self.0.meta_mut()
+    }
+}
+
 /// Keeps transmitted buffers for the next burst.
 pub struct Loop {
     pub now: Millis,
-    pub out: ArrayVec<VecBuf, BURST>,
+    pub out: ArrayVec<Handle, BURST>,
 }
 
 impl Env for Loop {
-    type Buf = VecBuf;
+    type Buf = Handle;
 
     fn now(&self) -> Millis {
         self.now
     }
 
-    fn alloc(&mut self) -> Option<VecBuf> {
+    fn alloc(&mut self) -> Option<Handle> {
         None
     }
 
-    fn transmit(&mut self, _port: PortId, buf: VecBuf, _pass: Pass) {
+    fn transmit(&mut self, _port: PortId, buf: Handle, _pass: Pass) {
         self.out.push(buf);
     }
 
-    fn hand_over(&mut self, _to: WorkerId, buf: VecBuf) -> Result<(), VecBuf> {
+    fn hand_over(&mut self, _to: WorkerId, buf: Handle) -> Result<(), Handle> {
         Err(buf)
     }
 
@@ -48,14 +97,14 @@ impl Env for Loop {
 
 /// A worker between two pods, or a pod and a peer.
 pub struct Bare {
-    pub engine: Engine<VecBuf>,
+    pub engine: Engine<Handle>,
     pub snapshot: Snapshot,
     pub env: Loop,
     config: SnapshotConfig,
     services: u32,
     /// The packet as it is received, to be written over what a buffer carries.
     template: Vec<u8>,
-    burst: ArrayVec<VecBuf, BURST>,
+    burst: ArrayVec<Handle, BURST>,
 }
 
 /// The address of a Service: in 10.96.0.0/12.
@@ -134,7 +183,7 @@ impl Bare {
             let (old, new) = (word(&self.template, 30) + word(&self.template, 32), word(head, 30) + word(head, 32));
             let sum = podplane_packet::checksum::update(sum, old, new);
             head[24..26].copy_from_slice(&sum.to_be_bytes());
-            *buf.meta_mut() = podplane_packet::buf::Meta { port: PortId(2), ..Default::default() };
+            *buf.meta_mut() = Meta { port: PortId(2), ..Default::default() };
         }
     }
 
@@ -210,7 +259,7 @@ impl Bare {
             env: Loop { now: 0, out: ArrayVec::new() },
             config,
             services: 1,
-            burst: (0..BURST).map(|_| VecBuf::new(&template)).collect(),
+            burst: (0..BURST).map(|_| Handle(Box::new(VecBuf::new(&template)))).collect(),
             template,
         }
     }
@@ -237,7 +286,7 @@ impl Bare {
             head.copy_from_slice(&self.template);
             let ports = flow(i as u32).to_be_bytes();
             head[34..38].copy_from_slice(&ports);
-            *buf.meta_mut() = podplane_packet::buf::Meta { port: PortId(2), ..Default::default() };
+            *buf.meta_mut() = Meta { port: PortId(2), ..Default::default() };
         }
     }
 
