@@ -199,8 +199,8 @@ fn slice(j: usize) -> impl Strategy<Value = Slice> {
             let endpoint = |n: usize| {
                 let (address, node) = place(v6, n);
                 let (ready, serving, terminating) = if all_ready { (None, None, None) } else { conditions[n] };
-                let for_zones = if mode % 2 == 0 { hint(n, ["za", "zb"]) } else { Vec::new() };
-                let for_nodes = if mode % 2 == 1 { hint(n, ["n0", "n1"]) } else { Vec::new() };
+                let for_zones = if mode.is_multiple_of(2) { hint(n, ["za", "zb"]) } else { Vec::new() };
+                let for_nodes = if mode.is_multiple_of(2) { Vec::new() } else { hint(n, ["n0", "n1"]) };
                 Endpoint { address, node, ready, serving, terminating, for_zones, for_nodes }
             };
             Slice {
@@ -266,7 +266,7 @@ fn beginning() -> impl Strategy<Value = Cluster> {
             let name = |prefix: &str, n: usize| format!("{prefix}{n}");
             let host_port = |p: usize| HostPort {
                 node: p / 2,
-                protocol: if p % 2 == 0 { Protocol::Tcp } else { Protocol::Udp },
+                protocol: if p.is_multiple_of(2) { Protocol::Tcp } else { Protocol::Udp },
                 port: 7000,
                 backends: [false, true].map(|v6| SocketAddr::new(pod(v6, p), 6000)).to_vec(),
             };
@@ -341,7 +341,7 @@ pub fn act(w: &mut World, op: &Op) -> Result<(), String> {
         Op::Wait(millis) => w.wait(*millis),
         Op::Send { from, client, dst, again, flags } => {
             // What is known in one place may be unknown in another: both are asked for.
-            let all = destinations(if dst % 5 == 0 { &w.truth } else { &w.views[from.node()] });
+            let all = destinations(if dst.is_multiple_of(5) { &w.truth } else { &w.views[from.node()] });
             let (dst, protocol) = all[dst % all.len()];
             return w.send(*from, *client, dst, protocol, *again, *flags);
         }
