@@ -126,7 +126,8 @@ pub(crate) fn is_unicast(address: IpAddr) -> bool {
     let special = address.is_multicast() || address.is_unspecified() || address.is_loopback();
     !special
         && match address {
-            IpAddr::V4(v4) => !v4.is_broadcast() && !v4.is_link_local() && v4.octets()[0] != 0,
+            // From 240.0.0.0 on reserved (RFC 1112 section 4): the dataplane forwards nothing there.
+            IpAddr::V4(v4) => !v4.is_link_local() && (1..240).contains(&v4.octets()[0]),
             IpAddr::V6(v6) => !v6.is_unicast_link_local() && v6.to_ipv4_mapped().is_none(),
         }
 }

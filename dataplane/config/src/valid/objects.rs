@@ -27,7 +27,8 @@ pub(super) fn unicast(object: &str, address: IpAddr) -> Result<IpAddr, Refusal> 
         || address.is_unspecified()
         || address.is_loopback()
         || match address {
-            IpAddr::V4(v4) => v4.is_broadcast() || v4.is_link_local() || v4.octets()[0] == 0,
+            // From 240.0.0.0 on reserved (RFC 1112 section 4).
+            IpAddr::V4(v4) => v4.is_link_local() || !(1..240).contains(&v4.octets()[0]),
             IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.to_ipv4_mapped().is_some(),
         };
     if bad { refuse(object, format!("{address} is no address that a node or a pod can have")) } else { Ok(address) }

@@ -113,6 +113,7 @@ fn slices() {
     assert!(refused(&slice("s", &endpoint("10.0.0.2", "n0", ""))).contains("there is no Service a/web"));
     let with = |endpoint: &str| refused(&(web("") + &slice("s", &format!("{endpoint}, {{addresses: [10.0.0.2]}}"))));
     assert!(with("{addresses: [169.254.169.254]}").contains("CVE-2021-25740"));
+    assert!(with("{addresses: [240.0.0.1]}").contains("no address of a host"), "the dataplane would refuse all");
     assert!(with("{addresses: [127.0.0.1]}").contains("CVE-2021-25740"));
     assert!(with("{addresses: [\"fd00::1\"]}").contains("addressType"));
     assert!(with("{addresses: [somewhere]}").contains("no IP address"));

@@ -46,6 +46,7 @@ fn what_contradicts_itself_is_refused_by_name() {
     assert!(refused(|p| p.sets[0].swap(0, 1)).contains("not in order"));
     assert!(refused(|p| p.sets[0][1] = p.sets[0][0]).contains("twice"));
     assert!(refused(|p| p.sets[0][0].port = 0).contains("port 0"));
+    assert!(refused(|p| p.sets[0][0].address = ip("240.0.0.1")).contains("no address that"), "not compiled either");
     assert!(refused(|p| p.sets[0][0].address = ip("169.254.1.1")).contains("no address that"), "CVE-2021-25740");
     assert!(refused(|p| p.sets[0][0].address = ip("fd00::1")).contains("other family"));
     assert!(refused(|p| p.sets.push(p.sets[0].clone())).contains("alike"));
