@@ -1,7 +1,9 @@
 //! The uplink and the host port: taken over from the kernel and opened; given back on drop.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use podplane_hostnet::takeover::{self, HostPortSpec, Restored};
 use podplane_packet::id::{Mac, PortId, WorkerId};
 
@@ -124,15 +126,29 @@ fn take_device(args: &Args, opener: &PortOpener, pools: &Pools) -> Result<Node, 
     }
     let uplink = open_uplink(args, opener, pools)?;
     let has = uplink.facts.mtu;
+    let mac = if args.uplink.is_tap() { beside(uplink.facts.mac) } else { uplink.facts.mac };
     let spec = HostPortSpec {
-        mac: if args.uplink.is_tap() { beside(uplink.facts.mac) } else { uplink.facts.mac },
+        mac,
         mtu: u32::from(args.mtu.unwrap_or(has)),
-        addresses: args.host_address.clone(),
+        addresses: with_link_local(&args.host_address, mac),
         routes: Vec::new(),
     };
     let taken = Taken { state_dir: args.state_dir.clone() };
     let facts = takeover::create_host_port(&spec, &args.state_dir)?;
     finish(args, opener, uplink, facts, has, taken)
+}
+
+/// With the link-local address that IPv6 nodes have on every link (RFC 4291 section 2.8, appendix A): without one the
+/// kernel resolves no neighbour by itself. The host port makes none, because those of interfaces are taken over.
+fn with_link_local(addresses: &[IpNet], mac: Mac) -> Vec<IpNet> {
+    let is_link_local = |net: &IpNet| matches!(net.addr(), IpAddr::V6(a) if a.is_unicast_link_local());
+    let mut all = addresses.to_vec();
+    if all.iter().any(|net| net.addr().is_ipv6()) && !all.iter().any(is_link_local) {
+        let [a, b, c, d, e, f] = mac.0.map(u16::from);
+        let address = Ipv6Addr::new(0xfe80, 0, 0, 0, (a ^ 2) << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f);
+        all.extend(IpNet::new(address.into(), 64));
+    }
+    all
 }
 
 fn finish(
@@ -194,6 +210,16 @@ mod tests {
         assert_eq!(usable_mtu(1400, Some(1500)), 1400);
         assert_eq!(usable_mtu(65_536, None), MAX_MTU as u16);
         assert_eq!(usable_mtu(576, None), MIN_MTU);
+    }
+
+    #[test]
+    fn who_has_ipv6_has_a_link_local_address() {
+        let nets = |list: &[&str]| list.iter().map(|net| net.parse().unwrap()).collect::<Vec<IpNet>>();
+        let mac = Mac([0x02, 0x64, 0x74, 0x61, 0x70, 0x80]);
+        let with = |list: &[&str]| with_link_local(&nets(list), mac);
+        assert_eq!(with(&["10.0.0.1/24"]), nets(&["10.0.0.1/24"]));
+        assert_eq!(with(&["fd00::1/64"]), nets(&["fd00::1/64", "fe80::64:74ff:fe61:7080/64"]));
+        assert_eq!(with(&["fd00::1/64", "fe80::1/64"]), nets(&["fd00::1/64", "fe80::1/64"]));
     }
 
     #[test]
