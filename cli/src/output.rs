@@ -1,5 +1,7 @@
 //! Tables for people, JSON for programs.
 
+use std::io::Write;
+
 use anyhow::Result;
 use clap::ValueEnum;
 use comfy_table::{Cell, Table, TableStyle};
@@ -23,11 +25,16 @@ pub fn table<const N: usize>(headings: &[&str; N], rows: impl Iterator<Item = [S
     for row in rows {
         table.add_row(row);
     }
-    println!("{table}");
+    print(&table.to_string());
 }
 
 /// Prints one JSON document.
 pub fn json<T: Serialize>(value: &T) -> Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
+    print(&serde_json::to_string_pretty(value)?);
     Ok(())
+}
+
+/// A line or more to standard output. A reader that has seen enough (`| head`) is no fault.
+fn print(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
