@@ -1,7 +1,10 @@
 //! The lab's control plane: what is applied is admitted, what follows is derived, and what cannot be is refused.
 
-use podplane_tests::services::{idler, service};
-use podplane_tests::{Lab, succeed, text};
+use std::time::Duration;
+
+use podplane_tests::services::{Client, fetch, idler, server, service};
+use podplane_tests::{Lab, eventually, podplane, succeed, text};
+use serde_json::Value;
 
 fn pod(lab: &Lab, verb: &str, name: &str) {
     succeed(&mut lab.command(&["pod", verb, &format!("default/{name}")]));
@@ -66,4 +69,61 @@ fn services_are_admitted_and_their_endpoints_follow_the_pods() {
     assert!(!held.status.success() && text(&held).contains("in use by service default/far"), "{}", text(&held));
     lab.delete(inside);
     lab.delete(range);
+}
+
+/// What `podplane services` and `podplane flows` print as JSON is a contract.
+#[test]
+fn services_and_flows_are_shown() {
+    let lab = Lab::up("t-shown", &["--nodes", "1"]);
+    lab.apply(
+        &[server("a", 1, "web", "", ""), idler("client", 1, ""), service("web", "web", "type: NodePort,")].concat(),
+    );
+    let address = &lab.cluster_ips("default/web")[0];
+    lab.until_answers(&Client::pod("client"), address, 80);
+    fetch(&lab, &Client::pod("client"), address, 80, 3).expect("answers");
+
+    let run_dir = lab.node(1, "run_dir").as_str().expect("a folder").to_owned();
+    let show = |args: &[&str]| -> Value {
+        let out = succeed(&mut podplane(&[&["--run-dir", &run_dir], args, &["-o", "json"]].concat()));
+        serde_json::from_str(&out).expect("JSON")
+    };
+    let web = |shown: &Value| shown["services"].as_array().expect("services")[0].clone();
+    let shown = show(&["services", "default/web"]);
+    assert_eq!(shown["problems"], serde_json::json!([]));
+    let is_it = |f: &&Value| f["address"] == **address && f["frontend_port"] == 80 && f["protocol"] == "TCP";
+    let frontend = shown["frontends"].as_array().expect("frontends").iter().find(is_it).expect("the ClusterIP").clone();
+    assert_eq!((&frontend["kind"], &frontend["inside"]), (&"cluster-ip".into(), &1.into()));
+    assert!(frontend["hits"].as_u64().expect("a count") >= 4, "{frontend}");
+    let service = web(&shown);
+    assert_eq!((&service["type"], &service["name"]), (&"NodePort".into(), &"web".into()));
+    let endpoint = &service["ports"][0]["endpoints"][0];
+    assert_eq!((&endpoint["pod"], &endpoint["unused"]), (&"default/a".into(), &Value::Null), "{service}");
+
+    let flows = |args: &[&str]| show(&[&["flows"], args].concat())["flows"].as_array().expect("flows").clone();
+    let through = flows(&["--service", "default/web", "--pod", "default/client"]);
+    assert!(through.len() >= 4, "{through:?}");
+    for flow in &through {
+        assert_eq!(flow["pods"], serde_json::json!(["default/client", "default/a"]));
+        assert_eq!(
+            (&flow["original"]["destination"], &flow["original"]["destination_port"]),
+            (&(**address).into(), &80.into())
+        );
+        assert_eq!(flow["translated"]["destination_port"], 8080);
+    }
+    assert_eq!(flows(&["--service", "default/web", "--limit", "2"]).len(), 2);
+    assert_eq!(flows(&["--pod", "default/nobody"]), [] as [Value; 0]);
+    assert_eq!(flows(&["--service", "default/web", "--state", "denied"]), [] as [Value; 0]);
+
+    pod(&lab, "unready", "a");
+    let reason = eventually("the reason is shown", Duration::from_secs(5), || {
+        let service = web(&show(&["services"]));
+        service["ports"][0]["endpoints"][0]["unused"].as_str().map(str::to_owned)
+    });
+    assert!(reason.contains("ready"), "{reason}");
+    // Without the agent the dataplane still says what it has.
+    lab.kill(1, "agent");
+    let alone = show(&["services"]);
+    assert_eq!(alone["services"], Value::Null);
+    assert!(!alone["frontends"].as_array().expect("frontends").is_empty());
+    assert_eq!(alone["problems"].as_array().expect("problems").len(), 1);
 }
