@@ -11,12 +11,17 @@ use crate::drop::DropReason;
 use crate::engine::walk;
 use crate::env::{Env, Millis};
 use crate::graph::NodeId;
+use crate::snapshot::PortClass;
 use crate::world::{Held, Pkt, World};
 
 /// How many packets wait at a worker.
 const ALL: usize = 256;
 /// How many of them for one neighbour.
 const EACH: usize = 16;
+/// How many of one pod's: a pod that scans the network must not keep the others from theirs, nor control from its work.
+const POD: usize = 32;
+/// How many of what came by the uplink or the host port.
+const SHARED: usize = ALL / 2;
 /// For how long.
 const PATIENCE: Millis = 1000;
 
@@ -59,12 +64,21 @@ pub(crate) fn hold<E: Env>(w: &mut World<'_, E>, packet: Pkt<'_, E::Buf>) {
         return w.drop(packet.ctx.via.port, DropReason::NeighbourUnresolved);
     };
     let pending = &mut w.st.pending;
-    let of_this = pending.waiting.iter().filter(|p| p.neighbour == neighbour).count();
+    let port = packet.ctx.via.port;
+    let (mut of_this, mut of_port) = (0, 0);
+    for other in &pending.waiting {
+        of_this += usize::from(other.neighbour == neighbour);
+        of_port += usize::from(other.packet.ctx.via.port == port);
+    }
+    let share = if packet.ctx.class == PortClass::Pod { POD } else { SHARED };
+    if of_port >= share {
+        return w.drop(port, DropReason::NeighbourQueueFull);
+    }
     if of_this == 0 {
         w.env.resolve(neighbour);
     }
     if pending.waiting.len() >= ALL || of_this >= EACH {
-        return w.drop(packet.ctx.via.port, DropReason::NeighbourQueueFull);
+        return w.drop(port, DropReason::NeighbourQueueFull);
     }
     pending.waiting.push(Waiting { packet: packet.hold(), neighbour, until: w.now.wrapping_add(PATIENCE) });
 }
@@ -76,6 +90,10 @@ pub(crate) fn run<E: Env>(w: &mut World<'_, E>) {
     }
     let news = w.st.pending.generation != w.snap.generation();
     w.st.pending.generation = w.snap.generation();
+    // They are patient for equally long, so the first one gives up first.
+    if !news && w.st.pending.next_deadline().is_some_and(|first| !reached(w.now, first)) {
+        return;
+    }
     let mut freed = std::mem::take(&mut w.st.pending.freed);
     let (outside, now) = (w.snap.outside(), w.now);
     let goes = |p: &mut Waiting<E::Buf>| reached(now, p.until) || news && outside.is_resolved(p.neighbour);

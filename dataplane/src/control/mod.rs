@@ -61,6 +61,9 @@ use crate::worker::shared::Shared;
 const TICK: Duration = Duration::from_secs(2);
 /// After which answers that found no room are sent again.
 const RESEND: Duration = Duration::from_millis(10);
+/// How many of the workers' questions for neighbours are heard at once: they may come faster than the kernel answers, and
+/// must not keep control from its agent.
+const ASKED: usize = 64;
 /// How long routes may keep changing before they are asked again, so that a routing daemon's start costs one round.
 const SETTLE: Duration = Duration::from_millis(50);
 
@@ -412,7 +415,8 @@ impl Control {
 
     /// Workers have packets for neighbours that nobody knows.
     fn hear_workers(&mut self) {
-        while let Some(address) = self.parts.shared.wanted.pop() {
+        for _ in 0..ASKED {
+            let Some(address) = self.parts.shared.wanted.pop() else { break };
             self.hops_changed |= self.hops.ask(address);
         }
     }

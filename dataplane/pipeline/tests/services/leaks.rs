@@ -58,6 +58,33 @@ fn a_flow_to_a_neighbour_that_was_forgotten_goes_to_it_or_nowhere() {
 }
 
 #[test]
+fn a_pod_that_scans_the_network_keeps_nobody_waiting() {
+    everywhere(|workers, v6| {
+        let mut w = World::new(workers);
+        let (a, b) = (w.pods[0], w.pods[1]);
+        let host = |n: u32| -> IpAddr {
+            if v6 { format!("2001:db8::1:{n:x}") } else { format!("192.0.2.{}", n % 90 + 150) }
+                .parse()
+                .expect("an address")
+        };
+        for n in 0..2000 {
+            w.send(Place::Pod(a), pod(v6, a), host(n % 90), udp(n as u16, 53), Place::Wire(0));
+        }
+        assert!(w.sim.nodes[0].asked.len() <= 32, "{} questions for control", w.sim.nodes[0].asked.len());
+        let wanted = near(v6, 3).0;
+        w.send(Place::Pod(b), pod(v6, b), wanted, udp(1, 53), Place::Wire(0));
+        assert!(w.sim.nodes[0].asked.contains(&wanted), "{:?}", w.drops());
+        let at = w.sim.nodes[0].config.outside.neighbours.len();
+        neighbour(&mut w, at, Some(near(v6, 3)));
+        w.sim.settle();
+        assert_eq!(w.take(Place::Wire(0)).len(), 1, "{:?}", w.drops());
+        w.sim.advance(2000);
+        assert!(w.drops().iter().all(|(name, _)| name.starts_with("neighbour-")), "{:?}", w.drops());
+        assert_eq!(w.sim.conserved(), Ok(()));
+    });
+}
+
+#[test]
 fn nobody_on_the_wire_speaks_to_or_as_this_node_itself() {
     // The host port has route_localnet and accept_local, so the node's own stack would believe it.
     for workers in [1, 2] {
