@@ -1,13 +1,38 @@
 //! The measurements of whole paths, each against its peer.
 
+pub mod change;
 pub mod cni;
 pub mod latency;
+pub mod load;
 pub mod tcp;
+pub mod through;
+pub mod trips;
 
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+
+/// Which of the two families.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// For arrays of both: IPv4 first.
+    pub fn index(self) -> usize {
+        usize::from(self == Family::V6)
+    }
+
+    /// For names of measurements.
+    pub fn name(self) -> &'static str {
+        ["IPv4", "IPv6"][self.index()]
+    }
+}
 
 /// A lab for measuring, taken down when it goes out of scope.
 #[derive(Debug)]

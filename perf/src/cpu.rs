@@ -2,6 +2,7 @@
 //!
 //! What softirqs and helper threads do is charged by the kernel to whichever thread they interrupt or to nobody that a
 //! process's own counters show, so a comparison with a kernel path takes the machine's busy time: nothing hides there.
+//! Where the kernel's work is bound to threads of its own ([`Threads`]), theirs is finer.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -45,6 +46,48 @@ impl Machine {
     }
 }
 
+/// The threads that forward packets, by what the scheduler says that they ran: exact, and blind to what others do. It
+/// holds where all the work is known to be in these threads.
+#[derive(Clone, Debug)]
+pub struct Threads(Vec<u32>);
+
+impl Threads {
+    /// The threads of a process whose names start with `prefix`; an error if there is none.
+    pub fn of_process(pid: u32, prefix: &str) -> Result<Threads> {
+        let mut threads = Vec::new();
+        for entry in fs::read_dir(format!("/proc/{pid}/task")).with_context(|| format!("listing threads of {pid}"))? {
+            let Some(thread) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+            let name = fs::read_to_string(format!("/proc/{thread}/comm")).unwrap_or_default();
+            threads.extend(name.starts_with(prefix).then_some(thread));
+        }
+        if threads.is_empty() { bail!("process {pid} has no thread {prefix}*") } else { Ok(Threads(threads)) }
+    }
+
+    /// The kernel's threads whose names start with one of these; an error if one of them names none.
+    pub fn of_kernel(prefixes: &[String]) -> Result<Threads> {
+        let mut threads = Vec::new();
+        for entry in fs::read_dir("/proc").context("listing processes")? {
+            let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            threads.extend(prefixes.iter().filter(|prefix| name.starts_with(*prefix)).map(|prefix| (prefix, pid)));
+        }
+        if let Some(missing) = prefixes.iter().find(|prefix| threads.iter().all(|(of, _)| of != prefix)) {
+            bail!("the kernel has no thread {missing}*");
+        }
+        Ok(Threads(threads.into_iter().map(|(_, pid)| pid).collect()))
+    }
+
+    /// Nanoseconds that they have run since they started.
+    pub fn ran(&self) -> Result<u64> {
+        let ran = |thread: &u32| {
+            let text =
+                fs::read_to_string(format!("/proc/{thread}/schedstat")).context("a forwarding thread is gone")?;
+            text.split(' ').next().and_then(|ns| ns.parse::<u64>().ok()).context("schedstat has an unknown form")
+        };
+        self.0.iter().map(ran).sum()
+    }
+}
+
 /// Waits for a second in which others leave the machine alone; an error that says how loaded it stayed.
 pub fn wait_quiet(within: Duration) -> Result<()> {
     let deadline = Instant::now() + within;
@@ -72,5 +115,16 @@ mod tests {
         assert!((after.busy_since(&before) - 0.7).abs() < 1e-9);
         assert!((after.load_since(&before) - 0.7).abs() < 1e-9);
         assert!(Machine::parse("intr 1").is_err());
+    }
+
+    #[test]
+    fn the_time_of_threads_grows_with_their_work() {
+        let name = std::thread::current().name().unwrap_or_default()[..15].to_owned();
+        let threads = Threads::of_process(std::process::id(), &name).unwrap();
+        let before = threads.ran().unwrap();
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_millis(50) {}
+        assert!(threads.ran().unwrap() > before);
+        assert!(Threads::of_kernel(&["no-such-thread/".to_owned()]).is_err());
     }
 }

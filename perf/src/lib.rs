@@ -5,15 +5,20 @@
 //! ratio is the median of the per-start medians; its spread is the interquartile range of those. A run on a machine that
 //! others load is refused, for its figures would be theirs.
 //!
-//! [`stats`] computes, [`cpu`] accounts, [`versus`] interleaves, [`netns`], [`iperf`] and [`rr`] are what the kernel's
-//! peers are made of, [`bench`] holds the measurements of whole paths. What needs no devices is measured by criterion in
+//! [`stats`] computes, [`cpu`] accounts, [`versus`] interleaves, [`iperf`], [`rr`] and [`flood`] make traffic, [`netns`] and
+//! [`routed`] are the kernel's side and [`node`] is ours without an agent, [`services`] is what both are told of Services,
+//! [`bench`] holds the measurements of whole paths. What needs no devices is measured by criterion in
 //! the crate that it belongs to.
 #![forbid(unsafe_code)]
 
 pub mod bench;
 pub mod cpu;
+pub mod flood;
 pub mod iperf;
 pub mod netns;
+pub mod node;
+pub mod routed;
 pub mod rr;
+pub mod services;
 pub mod stats;
 pub mod versus;

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
-use podplane_perf::bench::tcp::{self, Family, How};
-use podplane_perf::bench::{cni, latency};
+use podplane_perf::bench::tcp::{self, How};
+use podplane_perf::bench::through::{self, Passed, Traffic};
+use podplane_perf::bench::{Family, change, cni, latency, load, trips};
 use podplane_perf::cpu;
+use podplane_perf::node::Start;
 use podplane_perf::rr::{self, Protocol};
 use podplane_perf::stats::Summary;
 use podplane_perf::versus::{Comparison, Plan};
@@ -45,15 +47,27 @@ struct RunArgs {
     /// Rounds of A B B A in each start.
     #[arg(long, default_value_t = 1)]
     rounds: usize,
-    /// Length of each TCP stream.
+    /// Length of each TCP stream and flood of datagrams.
     #[arg(long, default_value_t = 5)]
     seconds: u32,
     /// Pods that `cni-add` adds.
     #[arg(long, default_value_t = 250)]
     pods: usize,
+    /// Changes that `service-change` makes.
+    #[arg(long, default_value_t = 300)]
+    changes: usize,
+    /// Seconds for which `service-load` waits for nftables.
+    #[arg(long, default_value_t = 120)]
+    nft_seconds: u64,
+    /// Memory of the dataplanes of the Services' measurements, in MiB; `service-change` takes 1024 at least.
+    #[arg(long, default_value_t = 256)]
+    memory: u32,
     /// Do without hugepages.
     #[arg(long)]
     no_huge: bool,
+    /// Run although others load this machine, to see that the measurements work: no figure is a result.
+    #[arg(long)]
+    loaded: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -64,6 +78,12 @@ enum Name {
     LatencyLocal,
     LatencyRemote,
     CniAdd,
+    ServiceTcp,
+    ServiceTcp6,
+    ServicePackets,
+    ServiceRr,
+    ServiceLoad,
+    ServiceChange,
 }
 
 impl Name {
@@ -75,6 +95,12 @@ impl Name {
             Name::LatencyLocal => "round trips of one byte on one node, TCP and UDP, against the kernel bridge",
             Name::LatencyRemote => "the same across nodes, against the kernel's VXLAN",
             Name::CniAdd => "CNI ADD to first packet with 250 pods on a node",
+            Name::ServiceTcp => "one TCP stream through one of 10,000 Services, IPv4, against nftables' verdict map",
+            Name::ServiceTcp6 => "the same, IPv6",
+            Name::ServicePackets => "small datagrams through a Service, and what it costs beside the same without it",
+            Name::ServiceRr => "round trips through a Service: a byte, and a connection opened and closed for it",
+            Name::ServiceLoad => "10,000 Services with 100,000 endpoints from the first message until in force",
+            Name::ServiceChange => "one endpoint changed until its first packet, while 65,536 flows run",
         }
     }
 }
@@ -91,7 +117,11 @@ fn main() -> Result<()> {
         Verb::Run(args) => {
             let names = if args.names.is_empty() { Name::value_variants() } else { &args.names };
             for name in names {
-                cpu::wait_quiet(Duration::from_secs(30))?;
+                if args.loaded {
+                    println!("NO RESULT, others may load this machine:");
+                } else {
+                    cpu::wait_quiet(Duration::from_secs(30))?;
+                }
                 measure(*name, &args)?;
             }
             Ok(())
@@ -105,6 +135,7 @@ fn measure(name: Name, args: &RunArgs) -> Result<()> {
     let plan = Plan { starts: args.starts, rounds: args.rounds };
     let lab: &[&str] = if args.no_huge { &["--no-huge"] } else { &[] };
     let how = [Family::V4, Family::V6].map(|family| How { family, seconds: args.seconds });
+    let start = Start { memory: args.memory, no_huge: args.no_huge };
     match name {
         Name::TcpLocal => {
             for how in how {
@@ -133,8 +164,69 @@ fn measure(name: Name, args: &RunArgs) -> Result<()> {
             println!("{} pods added in sequence in {:.1} s (goal for 250: < 30 s)", added.pods, added.seconds);
             println!("CNI ADD to first packet: median {median:.0} ms, p99 {p99:.0} ms (goal p99 <= 100 ms)");
         }
+        Name::ServiceTcp => passed(through_service(Family::V4, Traffic::Stream, plan, args)?),
+        Name::ServiceTcp6 => passed(through_service(Family::V6, Traffic::Stream, plan, args)?),
+        Name::ServicePackets => passed(through_service(Family::V4, Traffic::Datagrams, plan, args)?),
+        Name::ServiceRr => {
+            for protocol in [Protocol::Tcp, Protocol::Connect] {
+                print(&trips::through_service(Family::V4, protocol, plan, start)?, "goal <= 1.0");
+            }
+        }
+        Name::ServiceLoad => loaded(&load::load(args.starts, Duration::from_secs(args.nft_seconds), start)?),
+        Name::ServiceChange => changed(&change::change(args.changes, start)?),
     }
     Ok(())
+}
+
+fn through_service(family: Family, traffic: Traffic, plan: Plan, args: &RunArgs) -> Result<(Traffic, Passed)> {
+    let how = through::How { family, traffic, seconds: args.seconds };
+    let start = Start { memory: args.memory, no_huge: args.no_huge };
+    Ok((traffic, through::through(how, plan, start)?))
+}
+
+fn passed((traffic, result): (Traffic, Passed)) {
+    // A datagram's way through threaded NAPI is the cheapest to account for, not the kernel's fastest.
+    print(&result.rate, if traffic == Traffic::Stream { "goal >= 1.0" } else { "no goal" });
+    let line = |of: &Summary| format!("{:.0} [{:.0}..{:.0}]", of.median, of.low, of.high);
+    let ([ours, kernel], [our_part, kernel_part]) = (&result.cost, &result.own_part);
+    println!("    {}: {} and {}", traffic.each(), line(ours), line(kernel));
+    println!("    the Service's part of it: ours {}", line(our_part));
+    let parts =
+        [("traffic without the Service", Some(kernel_part)), ("routing without rules", result.over_plain.as_ref())];
+    for (over, part) in parts {
+        let Some(part) = part else { continue };
+        let ratio = match result.ratio_to(part) {
+            Some(ratio) => format!("ratio {ratio:.2}"),
+            None => "NO RESULT: lost in the spread".to_owned(),
+        };
+        println!("        nftables' over {over} {}, {ratio} (goal <= 0.1)", line(part));
+    }
+}
+
+fn loaded(result: &load::Loaded) {
+    let Summary { median, low, high, count } = result.seconds;
+    println!(
+        "10,000 Services with 100,000 endpoints in force after {median:.3} s [{low:.3}..{high:.3}] of {count} starts (goal <= 1 s)"
+    );
+    for (services, took) in &result.nftables {
+        match took {
+            Some(took) => println!("    nftables, {services} Services, one chain each: {:.1} s", took.as_secs_f64()),
+            None => println!("    nftables, {services} Services, one chain each: given up"),
+        }
+    }
+}
+
+fn changed(result: &change::Changed) {
+    let ([median, p99], [said, said99]) = (result.to_first_packet_ms, result.to_applied_ms);
+    println!(
+        "one endpoint changed to its first packet: median {median:.2} ms, p99 {p99:.2} ms of {} changes (goal p99 <= 5 ms)",
+        result.changes
+    );
+    println!("    to the dataplane's word that it is in force: median {said:.2} ms, p99 {said99:.2} ms");
+    println!(
+        "    {} flows in the table; {} round trips on connections from before, none broken or moved",
+        result.flows, result.established_trips
+    );
 }
 
 fn streams(result: &tcp::Streams, goal: f64) {

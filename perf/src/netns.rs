@@ -1,5 +1,6 @@
 //! Namespaces and wires for the kernel's side of a comparison, removed when they go out of scope.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -37,6 +38,17 @@ impl Netns {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.0
+    }
+
+    /// A handle of it.
+    pub fn open(&self) -> Result<podplane_hostnet::Netns> {
+        let path = Path::new(podplane_hostnet::netns::RUN_DIR).join(&self.0);
+        podplane_hostnet::Netns::open(&path).with_context(|| format!("opening {}", path.display()))
+    }
+
+    /// Runs a closure inside of it: sockets that it makes stay there, processes that it starts, too.
+    pub fn enter<T: Send>(&self, what: impl FnOnce() -> T + Send) -> Result<T> {
+        Ok(self.open()?.run(what)?)
     }
 }
 

@@ -18,11 +18,13 @@ const PORT: u16 = 7007;
 /// Round trips that are not counted.
 const WARM_UP: usize = 200;
 
-/// TCP or UDP.
+/// What a round trip is made with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// One connection.
     Tcp,
+    /// A connection for each byte, opened and closed.
+    Connect,
     /// Datagrams; a lost one is an error.
     Udp,
 }
@@ -32,6 +34,7 @@ impl Protocol {
     pub fn name(self) -> &'static str {
         match self {
             Protocol::Tcp => "tcp",
+            Protocol::Connect => "connect",
             Protocol::Udp => "udp",
         }
     }
@@ -41,7 +44,8 @@ impl FromStr for Protocol {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        [Protocol::Tcp, Protocol::Udp].into_iter().find(|p| p.name() == text).ok_or_else(|| "tcp or udp".to_owned())
+        let all = [Protocol::Tcp, Protocol::Connect, Protocol::Udp];
+        all.into_iter().find(|p| p.name() == text).ok_or_else(|| "tcp, connect or udp".to_owned())
     }
 }
 
@@ -97,6 +101,12 @@ fn connect(address: SocketAddr, protocol: Protocol) -> Result<Trip> {
                 Ok(stream.read_exact(&mut [0])?)
             })
         }
+        Protocol::Connect => Box::new(move || {
+            let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+            stream.set_nodelay(true)?;
+            stream.write_all(&[1])?;
+            Ok(stream.read_exact(&mut [0])?)
+        }),
         Protocol::Udp => {
             let socket = UdpSocket::bind(if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
             socket.connect(address)?;

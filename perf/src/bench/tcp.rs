@@ -5,31 +5,11 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result};
 
-use super::{Lab, Pod};
+use super::{Family, Lab, Pod};
 use crate::iperf::{Server, stream};
 use crate::netns::{Kernel, SERVER};
 use crate::stats::Summary;
 use crate::versus::{Comparison, Plan, Side, compare};
-
-/// Which of the two families.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
-impl Family {
-    fn index(self) -> usize {
-        usize::from(self == Family::V6)
-    }
-
-    /// For names of measurements.
-    pub fn name(self) -> &'static str {
-        ["IPv4", "IPv6"][self.index()]
-    }
-}
 
 /// How to stream.
 #[derive(Clone, Copy, Debug)]
