@@ -117,6 +117,8 @@ impl Flows {
         let mut quota = Quota::new(port_quota);
         // What the node itself opens is bounded by the table alone.
         quota.set_limit(PortId::HOST, u32::MAX);
+        // What others open with the node and through it may take all but the reserve.
+        quota.set_limit(PortId::UPLINK, (v4.capacity() + v6.capacity()) as u32);
         let secret = [!seed[0], seed[1].rotate_left(17)];
         Flows { me, v4: Part::new(v4, now), v6: Part::new(v6, now), quota, secret, drawn: 0 }
     }

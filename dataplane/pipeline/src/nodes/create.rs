@@ -172,10 +172,9 @@ fn both<A: Addr, E: Env>(
         Action::Encap(vtep) | Action::Enter(vtep) => Some(vtep),
         _ => None,
     };
-    // Who opens the flow pays; for what comes from other nodes, whom it is for.
+    // Who opens the flow pays; for what comes by the uplink, the pod that it is for, or else the uplink.
     let local_port = match (ctx.class, ctx.out) {
-        (PortClass::Uplink, Action::Forward(port)) => port,
-        (PortClass::Uplink, _) => PortId::HOST,
+        (PortClass::Uplink, Action::Forward(port)) if port != PortId::HOST => port,
         _ => ctx.via.port,
     };
     let flags = observe(Flags::INITIATOR, ctx.l4.tcp_flags);

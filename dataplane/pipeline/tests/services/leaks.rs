@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use podplane_packet::id::{Mac, PortId, WorkerId};
 use podplane_packet::testing::{Ip, Transport, VecBuf};
+use podplane_pipeline::sim::SimConfig;
 use podplane_pipeline::snapshot::services::Protocol;
 
 use crate::world::{ACK, Place, SYN, World, client, everywhere, ip, node, pod, service, tcp, udp};
@@ -81,6 +82,28 @@ fn a_pod_that_scans_the_network_keeps_nobody_waiting() {
         w.sim.advance(2000);
         assert!(w.drops().iter().all(|(name, _)| name.starts_with("neighbour-")), "{:?}", w.drops());
         assert_eq!(w.sim.conserved(), Ok(()));
+    });
+}
+
+#[test]
+fn a_flood_from_outside_leaves_pods_their_reserve() {
+    everywhere(|workers, v6| {
+        for backend in ["pod", "host"] {
+            let mut w = World::with(SimConfig { workers, flow_capacity: 256, port_quota: 64, ..SimConfig::default() });
+            let (a, b, far) = (w.pods[0], w.pods[1], w.pods[2]);
+            let (to, own) = ((node(v6, 0), 30_080), node(v6, 0));
+            let behind = if backend == "pod" { pod(v6, far) } else { own };
+            w.serve_at(0, 1, &service(Protocol::Tcp, &[to], &[(behind, 80)]));
+            for n in 0..4000u32 {
+                let (client, port) = (client(v6, (n % 200) as u8 + 1), 1000 + (n / 200) as u16);
+                let bytes = w.frame(Place::Wire(0), client, to.0, tcp(port, to.1, SYN), b"").build();
+                w.inject(Place::Wire(0), &bytes);
+                w.sim.settle();
+            }
+            let full = w.drops();
+            assert!(full.iter().any(|(name, _)| name.starts_with("flow-")), "{backend}: no flood: {full:?}");
+            w.pass(Place::Pod(a), pod(v6, a), pod(v6, b), tcp(5, 80, SYN), Place::Pod(b));
+        }
     });
 }
 
