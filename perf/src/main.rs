@@ -196,7 +196,7 @@ fn passed((traffic, result): (Traffic, Passed)) {
     for (over, part) in parts {
         let Some(part) = part else { continue };
         let ratio = match result.ratio_to(part) {
-            Some(ratio) => format!("ratio {ratio:.2}"),
+            Some([ratio, error]) => format!("ratio {ratio:.2} +- {error:.2}"),
             None => "NO RESULT: lost in the spread".to_owned(),
         };
         println!("        nftables' over {over} {}, {ratio} (goal <= 0.1)", line(part));

@@ -185,6 +185,10 @@ impl Node {
     }
 
     fn applied(&mut self, generation: u64) -> Result<()> {
+        self.answered(generation).with_context(|| format!("telling the dataplane, which says:\n{}", self.log()))
+    }
+
+    fn answered(&mut self, generation: u64) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let link = self.link()?;

@@ -191,33 +191,44 @@ impl<P: Place> Through<P> {
         Ok(Through { servers, place, plain, how, turn: 0, costs: costs.clone() })
     }
 
-    fn service(&self) -> Result<[f64; 2]> {
-        let How { family, seconds, .. } = self.how;
+    fn service(&self, seconds: u32) -> Result<[f64; 2]> {
+        let family = self.how.family;
         let through = || self.servers.run(&self.place, measured_address(family), seconds);
         counted(&self.place, family, 1, through)
     }
 
-    fn direct(&self) -> Result<f64> {
-        let [_, cost] = self.servers.run(&self.place, server(self.how.family), self.how.seconds)?;
+    fn direct(&self, seconds: u32) -> Result<f64> {
+        let [_, cost] = self.servers.run(&self.place, server(self.how.family), seconds)?;
         Ok(cost)
     }
 }
 
 impl<P: Place> Side for Through<P> {
     fn measure(&mut self) -> Result<f64> {
+        // Floods are cheap to start: many short pairs cancel what drifts better than one long one.
+        let How { traffic, seconds, .. } = self.how;
+        let (pieces, length) = if traffic == Traffic::Datagrams { (seconds, 1) } else { (1, seconds) };
+        let rates = (0..pieces).map(|_| self.piece(length)).collect::<Result<Vec<f64>>>()?;
+        Ok(summary(&rates)?.median)
+    }
+}
+
+impl<P: Place> Through<P> {
+    /// One pair, and the kernel's third where there is one, of so many seconds each; the rate through the Service.
+    fn piece(&mut self, seconds: u32) -> Result<f64> {
         self.turn += 1;
         // What comes first differs from turn to turn: what drifts touches both.
         let ([rate, cost], direct) = if self.turn.is_multiple_of(2) {
-            let direct = self.direct()?;
-            (self.service()?, direct)
+            let direct = self.direct(seconds)?;
+            (self.service(seconds)?, direct)
         } else {
-            (self.service()?, self.direct()?)
+            (self.service(seconds)?, self.direct(seconds)?)
         };
         let mut costs = self.costs.borrow_mut();
         costs.service.push(cost);
         costs.over_direct.push(cost - direct);
         if let Some((servers, place)) = &self.plain {
-            let [_, plain] = servers.run(place, server(self.how.family), self.how.seconds)?;
+            let [_, plain] = servers.run(place, server(self.how.family), seconds)?;
             costs.over_plain.push(cost - plain);
         }
         Ok(rate)
@@ -238,12 +249,13 @@ pub struct Passed {
 }
 
 impl Passed {
-    /// Our own part over one of the kernel's. `None`: it is lost in the spread. It is not where the kernel's part is there
-    /// at all and half of our interquartile range is less than what the goal allows, a tenth of the kernel's.
-    pub fn ratio_to(&self, kernel: &Summary) -> Option<f64> {
+    /// Our own part over one of the kernel's, and how far that may be off; `None`: the kernel's is lost in its spread, or ours
+    /// is so that nothing can be said of the goal, a tenth.
+    pub fn ratio_to(&self, kernel: &Summary) -> Option<[f64; 2]> {
         let ours = &self.own_part[0];
-        let settled = kernel.low > 0.0 && (ours.high - ours.low) / 2.0 <= kernel.median / 10.0;
-        settled.then_some(ours.median / kernel.median)
+        let error = 2.0 * ours.error().max(kernel.error()) / kernel.median;
+        let told = kernel.median > 2.0 * kernel.error() && error <= 0.1;
+        told.then_some([ours.median / kernel.median, error])
     }
 }
 
