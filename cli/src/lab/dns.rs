@@ -38,9 +38,11 @@ pub fn start(lab: &Lab) -> Result<()> {
     refresh(lab)?;
     let corefile = dir(lab).join("Corefile");
     let hosts_file = dir(lab).join("hosts");
-    let zones = format!("{DOMAIN} in-addr.arpa ip6.arpa");
+    // What the file lacks does not exist. CoreDNS runs template before hosts whatever their order here, and hosts alone
+    // would answer SERVFAIL: so names go on to a server of their own.
     let text = format!(
-        ".:53 {{\n    errors\n    hosts {} {zones} {{\n        ttl 5\n        reload 500ms\n    }}\n    template ANY ANY {{\n        \
+        "{DOMAIN} in-addr.arpa ip6.arpa {{\n    errors\n    hosts {} {{\n        ttl 5\n        reload 500ms\n        \
+         fallthrough\n    }}\n    forward . 127.0.0.1:5353\n}}\n.:53 .:5353 {{\n    errors\n    template ANY ANY {{\n        \
          rcode NXDOMAIN\n    }}\n}}\n",
         hosts_file.display()
     );
