@@ -28,6 +28,8 @@ struct Entry {
     mac: Option<Mac>,
     /// When a worker asked for it, and when the kernel was told to verify it. `None`: a gateway.
     asked: Option<(Instant, Instant)>,
+    /// An administrator set it: it is not ours to remove.
+    permanent: bool,
 }
 
 /// All neighbours that are in use or asked for.
@@ -100,6 +102,7 @@ impl Neighbours {
         let Some(entry) = self.index.get(&neighbour.address).and_then(|i| self.entries[*i].as_mut()) else {
             return false;
         };
+        entry.permanent = neighbour.state == NeighState::Permanent;
         match neighbour.state {
             NeighState::Permanent | NeighState::Valid => match neighbour.mac {
                 Some(mac) => entry.mac.replace(mac) != Some(mac),
@@ -190,14 +193,14 @@ impl Neighbours {
             self.entries.push(None);
             self.entries.len() - 1
         });
-        self.entries[at] = Some(Entry { address, mac, asked });
+        self.entries[at] = Some(Entry { address, mac, asked, permanent: false });
         self.index.insert(address, at);
     }
 
     fn forget(&mut self, address: IpAddr) {
         let Some(at) = self.index.remove(&address) else { return };
-        self.entries[at] = None;
-        if let Err(error) = self.netlink.delete_neighbour(self.host_index, address) {
+        let permanent = self.entries[at].take().is_some_and(|entry| entry.permanent);
+        if !permanent && let Err(error) = self.netlink.delete_neighbour(self.host_index, address) {
             tracing::debug!(%address, %error, "cannot forget a neighbour");
         }
     }
