@@ -29,8 +29,9 @@ pub const TIMEOUTS: Timeouts = {
 /// The longest time between two looks at a flow, so that what the other direction saw of its end is noticed in minutes
 /// and not after a day.
 const LOOK: Millis = 300 * SECOND;
-/// The same for a connection of which one direction is closed: the other's end is what keeps it for so long.
-const LOOK_CLOSING: Millis = 30 * SECOND;
+/// The same for a connection of which one direction is closed: mostly the other closed at once, and a client with many
+/// short connections must not fill its quota with what has ended.
+const LOOK_CLOSING: Millis = 5 * SECOND;
 
 /// The longest time between two looks at a flow of a class.
 pub(crate) const fn look(class: TimeoutClass) -> Millis {
