@@ -24,6 +24,8 @@ pub struct Flow {
     last: u32,
     /// Its client has closed it.
     closed: bool,
+    /// It may have expired and been made anew, just as it was.
+    doubtful: bool,
 }
 
 /// What must come of a packet of a flow that was known.
@@ -173,6 +175,7 @@ impl World {
         if kept && fate != Fate::Anew {
             let flow = self.flows.get_mut(&key).expect("known");
             flow.last = self.sim.now;
+            flow.doubtful |= fate == Fate::Either;
             flow.closed = flow.closed && sent.flags & SYN == 0 || sent.flags & (FIN | RST) != 0;
             self.note(key);
             return Ok(());
@@ -242,7 +245,7 @@ impl World {
             _ if idle >= lifetime => Fate::Either,
             // Another connection with the same ports.
             Protocol::Tcp if flow.closed && sent.flags & (SYN | ACK) == SYN => {
-                if translated {
+                if translated && !flow.doubtful {
                     Fate::Anew
                 } else {
                     Fate::Either
@@ -299,7 +302,7 @@ impl World {
         }
         if wanted.tracked {
             let closed = sent.flags & (FIN | RST) != 0;
-            self.flows.insert(key, Flow { seen: *seen, last: self.sim.now, closed });
+            self.flows.insert(key, Flow { seen: *seen, last: self.sim.now, closed, doubtful: false });
             self.note(key);
         }
     }

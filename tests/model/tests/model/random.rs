@@ -2,12 +2,13 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use podplane_model::objects::{Cluster, Endpoint, HostPort, Port, Protocol, Service, Slice};
 use proptest::prelude::*;
-use proptest::test_runner::{TestCaseError, TestRunner};
+use proptest::test_runner::{RngSeed, TestCaseError, TestRunner};
 
 use crate::history::World;
 use crate::wire::{ACK, FIN, Place, RST, SYN, node, nodes, outside, pod, routed};
@@ -15,6 +16,16 @@ use crate::wire::{ACK, FIN, Place, RST, SYN, node, nodes, outside, pod, routed};
 /// How many random histories are run.
 fn cases() -> u32 {
     std::env::var("MODEL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(256)
+}
+
+/// Where chance begins: the same at each run, so that nobody's change fails by others' bad luck; for a long run it is
+/// drawn and told.
+fn seed() -> u64 {
+    let stated = std::env::var("MODEL_SEED").ok().and_then(|n| n.parse().ok());
+    let drawn = || std::env::var_os("MODEL_CASES").map(|_| std::hash::RandomState::new().hash_one(0u8));
+    let seed = stated.or_else(drawn).unwrap_or(1);
+    println!("MODEL_SEED={seed}");
+    seed
 }
 
 /// How many Services there may be at once.
@@ -382,8 +393,12 @@ const CASES: [&str; 21] = [
 #[test]
 fn what_packets_get_is_what_the_oracle_says() {
     let cases = cases();
-    let config =
-        ProptestConfig { failure_persistence: None, max_shrink_iters: 3000, ..ProptestConfig::with_cases(cases) };
+    let config = ProptestConfig {
+        rng_seed: RngSeed::Fixed(seed()),
+        failure_persistence: None,
+        max_shrink_iters: 3000,
+        ..ProptestConfig::with_cases(cases)
+    };
     let workers = prop_oneof![Just(1u8), Just(2), Just(4)];
     let history = (workers, beginning(), prop::collection::vec(op(), 1..160));
     let seen: RefCell<BTreeMap<&str, u64>> = RefCell::default();
