@@ -102,7 +102,8 @@ pub fn bracketed(address: &str) -> String {
 /// Asks over HTTP `times` times, each over a new connection.
 pub fn fetch(lab: &Lab, client: &Client, address: &str, port: u16, times: usize) -> Result<Vec<Answer>, String> {
     let url = format!("http://{}:{port}/", bracketed(address));
-    let mut words = vec!["curl", "-sS", "--fail-early", "--max-time", "5", "--connect-timeout", "3"];
+    // What is asked is who answers, not how soon: on a busy machine a lost SYN is sent again after 1, 3 and 7 seconds.
+    let mut words = vec!["curl", "-sS", "--fail-early", "--max-time", "15", "--connect-timeout", "10"];
     words.extend(std::iter::repeat_n(url.as_str(), times));
     let out = client.command(lab, &words).output().map_err(|e| e.to_string())?;
     answers(&out, times)
