@@ -69,8 +69,7 @@ pub(crate) struct Quoted {
 }
 
 impl Ip {
-    /// Before anything is read. A constant, for what is put together field by field is copied at once thereafter, which
-    /// a CPU cannot forward from one to the other.
+    /// Before anything is read.
     const NONE: Ip = {
         let none = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         Ip { src: none, dst: none, proto: 0, tos: 0, ttl: 0, df: true, header: 0, len: 0, frag: None }

@@ -142,15 +142,6 @@ impl TimeoutClass {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts(pub [u32; TimeoutClass::COUNT]);
 
-impl Default for Timeouts {
-    /// Linux' conntrack, but a day for idle TCP (RFC 5382 REQ-5 asks for 2 h 4 min at least) and a short memory for
-    /// drops.
-    fn default() -> Self {
-        const S: u32 = 1000;
-        Timeouts([600 * S, 120 * S, 86_400 * S, 120 * S, 10 * S, 30 * S, 120 * S, 30 * S, 3600 * S, 2 * S])
-    }
-}
-
 impl Timeouts {
     /// The silence that ends a flow of that class, in milliseconds.
     #[inline]
