@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use podplane_perf::bench::tcp::{self, How};
 use podplane_perf::bench::through::{self, Passed, Traffic};
@@ -116,19 +116,24 @@ fn main() -> Result<()> {
         }
         Verb::Run(args) => {
             let names = if args.names.is_empty() { Name::value_variants() } else { &args.names };
-            for name in names {
-                if args.loaded {
-                    println!("NO RESULT, others may load this machine:");
-                } else {
-                    cpu::wait_quiet(Duration::from_secs(30))?;
-                }
-                measure(*name, &args)?;
-            }
-            Ok(())
+            let failed = names.iter().filter(|name| attempt(**name, &args).is_err()).count();
+            // The other rows stand: half an hour of measurements is not lost to one of them.
+            if failed > 0 { bail!("{failed} of {} rows have no result", names.len()) } else { Ok(()) }
         }
         Verb::RrServer => rr::serve(),
         Verb::RrClient { server, protocol, count } => rr::ask(server, protocol, count),
     }
+}
+
+/// One row, once the machine is quiet; says why where there is no result.
+fn attempt(name: Name, args: &RunArgs) -> Result<()> {
+    let quiet = if args.loaded {
+        println!("NO RESULT, others may load this machine:");
+        Ok(())
+    } else {
+        cpu::wait_quiet(Duration::from_secs(60))
+    };
+    quiet.and_then(|()| measure(name, args)).inspect_err(|error| eprintln!("{}: {error:#}", name.describe()))
 }
 
 fn measure(name: Name, args: &RunArgs) -> Result<()> {
