@@ -5,21 +5,22 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::controlplane::{admit, balancer, cidr, slices, types};
+use super::controlplane::{admit, balancer, cidr, policy, selector, slices, types};
 use super::objects::{ObjectRef, delete, get, list, patch_status, read_path, store};
 use super::state::Lab;
 use super::{dns, pod};
 
 /// Creates or replaces the objects of a file or a folder. Each is applied or refused by itself, as kubectl does it.
-pub fn apply(lab: &Lab, path: &Path) -> Result<()> {
-    apply_objects(lab, read_path(path)?)
+/// `unchecked`: policies are stored as they are, so that it can be seen what the agent makes of ones that are wrong.
+pub fn apply(lab: &Lab, path: &Path, unchecked: bool) -> Result<()> {
+    apply_objects(lab, read_path(path)?, unchecked)
 }
 
 /// Creates or replaces objects.
-pub fn apply_objects(lab: &Lab, objects: Vec<Value>) -> Result<()> {
+pub fn apply_objects(lab: &Lab, objects: Vec<Value>, unchecked: bool) -> Result<()> {
     let mut refused = Vec::new();
     for object in objects {
-        if let Err(error) = one(lab, object) {
+        if let Err(error) = one(lab, object, unchecked) {
             refused.push(format!("{error:#}"));
         }
     }
@@ -27,13 +28,24 @@ pub fn apply_objects(lab: &Lab, objects: Vec<Value>) -> Result<()> {
     if refused.is_empty() { Ok(()) } else { bail!("{}", refused.join("\n")) }
 }
 
-fn one(lab: &Lab, object: Value) -> Result<()> {
+fn one(lab: &Lab, object: Value, unchecked: bool) -> Result<()> {
     let which = ObjectRef::of(&object)?;
+    ensure_namespace(lab, &which.namespace)?;
     if which.kind == "Pod" {
         return pod::apply(lab, &which, object);
     }
-    store(lab, admitted(lab, &which, object)?)?;
+    let unchecked = unchecked && matches!(which.kind.as_str(), "NetworkPolicy" | "ClusterNetworkPolicy");
+    store(lab, if unchecked { object } else { admitted(lab, &which, object)? })?;
     println!("{} {} applied", which.kind.to_lowercase(), which.name);
+    Ok(())
+}
+
+/// Makes a namespace that objects name and nobody has made: a lab spares the newcomer that step.
+pub fn ensure_namespace(lab: &Lab, name: &str) -> Result<()> {
+    let which = ObjectRef { kind: "Namespace".into(), namespace: String::new(), name: name.to_owned() };
+    if !name.is_empty() && get(lab, &which).is_none() {
+        store(lab, selector::new_namespace(name)?)?;
+    }
     Ok(())
 }
 
@@ -49,6 +61,9 @@ fn admitted(lab: &Lab, which: &ObjectRef, mut object: Value) -> Result<Value> {
         }
         "EndpointSlice" => slices::admit(&object, old.as_ref())?,
         "ServiceCIDR" => cidr::admit(&object, old.as_ref())?,
+        "NetworkPolicy" => policy::network_policy(&object)?,
+        "ClusterNetworkPolicy" => policy::cluster_network_policy(&object)?,
+        "Namespace" => selector::namespace(&object)?,
         _ => object,
     })
 }
@@ -66,6 +81,12 @@ pub fn delete_all(lab: &Lab, path: &Path) -> Result<()> {
                 {
                     let holder = ObjectRef::of(&holder)?.full_name();
                     bail!("servicecidr {} is in use by service {holder}: delete that first", which.name);
+                }
+                delete(lab, &which)?;
+            }
+            "Namespace" => {
+                if let Some(pod) = lab.pods()?.iter().find(|pod| pod.namespace == which.name) {
+                    bail!("namespace {} still has pod {}: delete that first", which.name, pod.full_name());
                 }
                 delete(lab, &which)?;
             }

@@ -69,6 +69,9 @@ pub enum Verb {
         /// YAML or JSON; a folder of such files; - for standard input.
         #[arg(short)]
         file: PathBuf,
+        /// Store policies as they are: no defaults, no checks. An API server would refuse what is wrong with them.
+        #[arg(long)]
+        unchecked: bool,
     },
     /// Delete the objects of a file or a folder.
     Delete {
@@ -106,6 +109,14 @@ pub enum PodVerb {
     Terminate {
         /// NAMESPACE/NAME.
         pod: String,
+    },
+    /// Change a pod's labels, as `kubectl label --overwrite` does.
+    Label {
+        /// NAMESPACE/NAME.
+        pod: String,
+        /// KEY=VALUE sets a label, KEY- removes it.
+        #[arg(required = true, allow_hyphen_values = true)]
+        labels: Vec<String>,
     },
     /// Stop it, call the plugin, remove the sandbox.
     Delete {

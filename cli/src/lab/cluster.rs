@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use serde_json::json;
 
 use super::args::UpArgs;
 use super::controlplane::{balancer, cidr};
@@ -86,12 +85,7 @@ fn free_hugepages_mib() -> u64 {
 
 fn build(lab: &Lab, args: &UpArgs) -> Result<()> {
     build_fabric(lab)?;
-    objects::store(
-        lab,
-        json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "default",
-        "labels": { "kubernetes.io/metadata.name": "default" } }, "spec": { "finalizers": ["kubernetes"] },
-        "status": { "phase": "Active" } }),
-    )?;
+    apply::ensure_namespace(lab, "default")?;
     objects::store(lab, cidr::default_object())?;
     for n in lab.nodes() {
         node::wire(lab, n)?;
@@ -115,7 +109,7 @@ fn build(lab: &Lab, args: &UpArgs) -> Result<()> {
         dns::start(lab)?;
     }
     if let Some(folder) = &args.manifests {
-        apply::apply(lab, folder)?;
+        apply::apply(lab, folder, false)?;
     }
     Ok(())
 }

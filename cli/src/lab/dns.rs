@@ -65,7 +65,7 @@ pub fn start(lab: &Lab) -> Result<()> {
             "ports": [{ "name": "dns", "port": 53, "protocol": "UDP" }, { "name": "dns-tcp", "port": 53 }],
         },
     });
-    apply::apply_objects(lab, vec![service, coredns])
+    apply::apply_objects(lab, vec![service, coredns], false)
 }
 
 /// Brings the names up to date, where a lab has a DNS.

@@ -7,8 +7,9 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::apply::settle;
+use super::apply::{ensure_namespace, settle};
 use super::args::PodAddArgs;
+use super::controlplane::selector;
 use super::net::{delete_netns, tool};
 use super::objects::{ObjectRef, delete, get, now, patch_status, random_uid, read_file, store};
 use super::state::{Lab, PodRecord};
@@ -64,8 +65,11 @@ fn add(lab: &Lab, mut object: Value, node: Option<u8>, container_id: Option<Stri
     }
     object["spec"]["nodeName"] = json!(node::name(node));
     object["status"] = json!({ "phase": "Pending" });
+    selector::check_labels(&object)?;
+    ensure_namespace(lab, &which.namespace)?;
     let host_network = object["spec"]["hostNetwork"].as_bool().unwrap_or(false);
     let container_id = container_id.map_or_else(|| random_uid().map(|uid| uid.replace('-', "")), Ok)?;
+    // Before the plugin is called, as in a cluster: the agent waits for a pod's object to know its policy.
     let object = store(lab, object)?;
     let pod = PodRecord {
         namespace: which.namespace.clone(),
@@ -140,6 +144,21 @@ pub fn set_ready(lab: &Lab, full_name: &str, ready: bool) -> Result<()> {
     let pod = existing(lab, full_name)?;
     patch_status(lab, &reference(&pod), "conditions", conditions(ready))?;
     println!("pod {full_name} is {}", if ready { "ready" } else { "unready" });
+    settle(lab)
+}
+
+/// `lab pod label`.
+pub fn label(lab: &Lab, full_name: &str, words: &[String]) -> Result<()> {
+    let mut object = get(lab, &reference(&existing(lab, full_name)?)).context("the pod's object is missing")?;
+    if !object["metadata"]["labels"].is_object() {
+        object["metadata"]["labels"] = json!({});
+    }
+    if let Some(labels) = object["metadata"]["labels"].as_object_mut() {
+        selector::relabel(labels, words).map_err(anyhow::Error::msg)?;
+    }
+    selector::check_labels(&object)?;
+    store(lab, object)?;
+    println!("pod {full_name} labeled");
     settle(lab)
 }
 
@@ -290,6 +309,7 @@ fn update(lab: &Lab, which: &ObjectRef, object: Value) -> Result<()> {
     if let Some(status) = object.get("status") {
         stored["status"] = status.clone();
     }
+    selector::check_labels(&stored)?;
     store(lab, stored)?;
     println!("pod {} configured", which.full_name());
     Ok(())

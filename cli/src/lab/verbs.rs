@@ -29,6 +29,7 @@ pub fn run(args: &LabArgs) -> Result<()> {
         }
         Verb::Pod(PodVerb::Ready { pod }) => pod::set_ready(&open()?, pod, true),
         Verb::Pod(PodVerb::Unready { pod }) => pod::set_ready(&open()?, pod, false),
+        Verb::Pod(PodVerb::Label { pod, labels }) => pod::label(&open()?, pod, labels),
         Verb::Pod(PodVerb::Terminate { pod }) => pod::terminate(&open()?, pod),
         Verb::Exec { target, command } => {
             let (netns, resolver) = exec_target(&open()?, target)?;
@@ -40,7 +41,7 @@ pub fn run(args: &LabArgs) -> Result<()> {
         }
         Verb::Restart { process, node } => node::restart(&open()?, *node, *process),
         Verb::Get { kind, object } => get(&open()?, kind, object.as_deref()),
-        Verb::Apply { file } => apply::apply(&open()?, file),
+        Verb::Apply { file, unchecked } => apply::apply(&open()?, file, *unchecked),
         Verb::Delete { file } => apply::delete_all(&open()?, file),
     }
 }

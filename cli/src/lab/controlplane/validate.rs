@@ -10,7 +10,8 @@ use super::defaults::{is_external, is_headless, needs_health_check};
 use super::invalid::Errors;
 use super::types::{Family, IntOrString, ServicePort, ServiceSpec};
 
-const PORT_RANGE: &str = "must be between 1 and 65535, inclusive";
+/// What a port's number must be.
+pub const PORT_RANGE: &str = "must be between 1 and 65535, inclusive";
 const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start \
                      and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is \
                      '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
@@ -309,7 +310,7 @@ fn is_label(text: &str) -> bool {
 }
 
 /// RFC 6335, section 5.1.
-fn port_name_fault(name: &str) -> Option<&'static str> {
+pub fn port_name_fault(name: &str) -> Option<&'static str> {
     if name.len() > 15 {
         Some("must be no more than 15 characters")
     } else if !name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-') {
