@@ -346,6 +346,7 @@ fn endpoint(lease: &Lease) -> v1::Endpoint {
         mac: lease.mac,
         addresses: lease.addresses.clone(),
         host_ports: lease.host_ports.clone(),
+        policy: Default::default(),
     }
 }
 

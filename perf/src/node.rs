@@ -293,5 +293,6 @@ fn endpoint(i: u8) -> Object {
         mac: mac(i),
         addresses: pod_addresses(i).to_vec(),
         host_ports: Vec::new(),
+        policy: Default::default(),
     })
 }

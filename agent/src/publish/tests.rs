@@ -14,6 +14,7 @@ fn endpoint(n: u8) -> Endpoint {
         mac: [2, 0, 0, 0, 0, n],
         addresses: vec![format!("10.0.1.{n}").parse().unwrap()],
         host_ports: Vec::new(),
+        policy: Default::default(),
     }
 }
 

@@ -1,8 +1,8 @@
 //! How the agent and the dataplane meet.
 //!
 //! The dataplane listens on a Unix stream socket. A visitor sends one line of JSON that says what it wants:
-//! `{"role":"agent","api":1}` or `{"role":"introspect","question":…}`, and gets one line back. An agent gets
-//! `{"api":1,"facts":…}` together with the file of the rings (`SCM_RIGHTS`), after which the socket is the rings' bell;
+//! `{"role":"agent","api":2}` or `{"role":"introspect","question":…}`, and gets one line back. An agent gets
+//! `{"api":2,"facts":…}` together with the file of the rings (`SCM_RIGHTS`), after which the socket is the rings' bell;
 //! introspection gets its answer. A refusal is `{"error":"…"}`.
 //!
 //! With its greeting an agent may hand over a file too, and gets another with the rings' one: the flow memory of a

@@ -1,4 +1,4 @@
-//! Raw messages, version 1. Encoded with postcard, one message a ring record.
+//! Raw messages. Encoded with postcard, one message a ring record.
 //!
 //! A transaction is `Begin`, any number of `Upsert`, `Extend` and `Delete`, `Commit`. It is applied whole or refused
 //! whole; the dataplane answers `Applied` once every worker forwards by it, or `Refused` and keeps what it had. In a
@@ -12,8 +12,14 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-/// The version of these messages; the handshake compares it.
-pub const API_VERSION: u16 = 1;
+/// The version of these messages; the handshake compares it, for records say nothing of their form. It grows with each
+/// change of a message:
+///
+/// | version | what came |
+/// |---|---|
+/// | 1 | nodes, endpoints, Services |
+/// | 2 | addresses, rules and rule sets; the policy of endpoints |
+pub const API_VERSION: u16 = 2;
 
 /// The longest encoded message, in bytes: what one record of the ring takes. One port of a Service, with
 /// [`crate::valid::MAX_BACKENDS_PER_PORT`] backends, fits.
@@ -81,6 +87,12 @@ pub enum Object {
     Endpoint(Endpoint),
     /// A Service.
     Service(Service),
+    /// Whose an address is.
+    Address(Address),
+    /// A rule.
+    Rule(Rule),
+    /// The rules of pods in one direction.
+    RuleSet(RuleSet),
 }
 
 impl Object {
@@ -91,6 +103,9 @@ impl Object {
             Object::Peer(peer) => Key::Peer(peer.name.clone()),
             Object::Endpoint(endpoint) => Key::Endpoint(endpoint.id.clone()),
             Object::Service(service) => Key::Service(service.name.clone()),
+            Object::Address(address) => Key::Address(address.address),
+            Object::Rule(rule) => Key::Rule(rule.id),
+            Object::RuleSet(set) => Key::RuleSet(set.id),
         }
     }
 }
@@ -106,6 +121,12 @@ pub enum Key {
     Endpoint(String),
     /// A Service by "namespace/name".
     Service(String),
+    /// Whose an address is, by the address.
+    Address(IpAddr),
+    /// A rule by its number.
+    Rule(u32),
+    /// A rule set by its number.
+    RuleSet(u32),
 }
 
 /// This node.
@@ -172,6 +193,8 @@ pub struct Endpoint {
     pub addresses: Vec<IpAddr>,
     /// Ports of the node that lead to it.
     pub host_ports: Vec<HostPort>,
+    /// The rules that it has. The agent says nothing of a pod before it knows them.
+    pub policy: EndpointPolicy,
 }
 
 /// A port of the node that leads to a pod (CNI's `portMappings`).
@@ -315,6 +338,8 @@ pub enum PortKind {
     },
 }
 
+mod policy;
 mod split;
 
+pub use policy::{Address, EndpointPolicy, Net, Peers, PortRange, Rule, RuleAction, RuleSet, Tier};
 pub use split::{TooLarge, fits, upsert};

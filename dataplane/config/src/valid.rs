@@ -7,6 +7,7 @@
 //! checked: one Service of ten thousand costs microseconds.
 
 mod objects;
+mod policy;
 mod service;
 mod state;
 mod transaction;
@@ -18,6 +19,7 @@ use podplane_packet::id::{Mac, PortId, Vni};
 
 use crate::v1;
 
+pub use policy::Policy;
 pub use service::{Service, ServicePort};
 pub use state::{Claim, State};
 pub use transaction::{Assembler, MAX_TRANSACTION_BYTES, OutOfOrder, Transaction};
@@ -34,6 +36,26 @@ pub const MAX_FRONTENDS: usize = 1 << 20;
 pub const MAX_BACKENDS: usize = 2 << 20;
 /// The most backends of all sets of one port of a Service.
 pub const MAX_BACKENDS_PER_PORT: usize = 32 * 1024;
+/// The most addresses with a known owner.
+pub const MAX_ADDRESSES: usize = 512 * 1024;
+/// The most selectors and bindings of named ports that match one address.
+pub const MAX_SELECTORS: usize = 64 * 1024;
+/// The most matches of addresses and selectors: what all addresses together have.
+pub const MAX_MATCHES: usize = 32 << 20;
+/// The most rules.
+pub const MAX_RULES: usize = 256 * 1024;
+/// The most selectors of one rule.
+pub const MAX_SELECTORS_PER_RULE: usize = 16 * 1024;
+/// The most nets of one rule, those that are left out of others included.
+pub const MAX_NETS_PER_RULE: usize = 32 * 1024;
+/// The most ranges of ports of one rule.
+pub const MAX_PORTS_PER_RULE: usize = 16 * 1024;
+/// The most rule sets.
+pub const MAX_RULE_SETS: usize = 128 * 1024;
+/// The most rules of one rule set.
+pub const MAX_RULES_PER_SET: usize = 64 * 1024;
+/// The most rules of all rule sets together.
+pub const MAX_RULE_USES: usize = 8 << 20;
 /// The most host ports of one endpoint.
 pub const MAX_HOST_PORTS: usize = 1024;
 /// The least MTU with which IPv6 works (RFC 8200 section 5).
@@ -194,6 +216,8 @@ pub struct Endpoint {
     pub addresses: Addresses,
     /// Ports of the node that lead to it; an address, if given, is of a family that the pod has.
     pub host_ports: Vec<v1::HostPort>,
+    /// The rules that it has; the rule sets are there.
+    pub policy: v1::EndpointPolicy,
 }
 
 #[cfg(test)]

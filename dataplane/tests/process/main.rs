@@ -90,6 +90,7 @@ fn endpoint(i: u8, mac: [u8; 6]) -> Object {
         mac,
         addresses: vec![format!("10.244.1.{i}").parse().unwrap(), format!("fd00:244:1::{i}").parse().unwrap()],
         host_ports: Vec::new(),
+        policy: Default::default(),
     })
 }
 

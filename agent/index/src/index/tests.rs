@@ -45,6 +45,7 @@ fn endpoint(id: &str, addresses: &[&str]) -> v1::Endpoint {
         mac: [2, 0, 0, 0, 0, 9],
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
         host_ports: Vec::new(),
+        policy: Default::default(),
     }
 }
 

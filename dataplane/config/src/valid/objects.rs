@@ -158,7 +158,8 @@ pub(super) fn endpoint(raw: &v1::Endpoint) -> Result<Endpoint, Refusal> {
         host_port(&object, port, addresses)?;
     }
     let host_ports = raw.host_ports.clone();
-    Ok(Endpoint { pod: raw.pod.clone(), port: raw.port.clone(), mac, addresses, host_ports })
+    let (pod, port, policy) = (raw.pod.clone(), raw.port.clone(), raw.policy);
+    Ok(Endpoint { pod, port, mac, addresses, host_ports, policy })
 }
 
 fn host_port(object: &str, raw: &v1::HostPort, addresses: Addresses) -> Result<(), Refusal> {

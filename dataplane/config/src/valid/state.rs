@@ -7,7 +7,7 @@ use std::sync::Arc;
 use imbl::{HashMap, OrdMap};
 use ipnet::IpNet;
 
-use super::{Endpoint, LocalNode, Peer, Refusal, Service, Transaction, objects, refuse, service};
+use super::{Endpoint, LocalNode, Peer, Policy, Refusal, Service, Transaction, objects, policy, refuse, service};
 use super::{MAX_BACKENDS, MAX_ENDPOINTS, MAX_FRONTENDS, MAX_PEERS, MAX_SERVICES};
 use crate::v1::{self, Protocol};
 
@@ -25,6 +25,8 @@ pub struct State {
     pub endpoints: OrdMap<String, Endpoint>,
     /// The Services by name. One that a transaction does not change stays the same allocation.
     pub services: OrdMap<Arc<str>, Arc<Service>>,
+    /// Owners of addresses, rules and rule sets.
+    pub policy: Policy,
     /// Which Service has which frontend.
     claims: HashMap<Claim, Arc<str>>,
     /// Which endpoint has which host port.
@@ -38,20 +40,25 @@ pub struct State {
 struct Touched {
     nodes: bool,
     endpoints: bool,
+    policy: policy::Touched,
 }
 
 impl State {
     /// The state after `transaction`, or why it is refused; `self` is what it was in both cases.
     pub fn apply(&self, transaction: &Transaction) -> Result<State, Refusal> {
         let mut next = if transaction.full { State::default() } else { self.clone() };
-        let mut touched = Touched { nodes: transaction.full, endpoints: transaction.full };
-        let mut services = Vec::new();
+        let mut touched =
+            Touched { nodes: transaction.full, endpoints: transaction.full, policy: policy::Touched::default() };
+        let (mut services, unknown) = (Vec::new(), Policy::default());
         for (key, object) in &transaction.changes {
             match (key, object) {
                 (v1::Key::Service(name), None) => next.remove_service(name),
                 (v1::Key::Service(name), Some(v1::Object::Service(raw))) => {
                     next.remove_service(name);
                     services.push(self.checked(raw)?);
+                }
+                (v1::Key::Address(_) | v1::Key::Rule(_) | v1::Key::RuleSet(_), object) => {
+                    next.policy.change(key, object.as_ref(), &self.policy, &mut touched.policy)?;
                 }
                 _ => next.change(key, object.as_ref(), &mut touched)?,
             }
@@ -61,6 +68,7 @@ impl State {
             next.add_service(service)?;
         }
         next.check(&touched, &services)?;
+        next.check_policy(&touched, if transaction.full { &unknown } else { &self.policy })?;
         Ok(next)
     }
 
@@ -120,13 +128,13 @@ impl State {
             (v1::Key::Local, None) => self.local = None,
             (v1::Key::Peer(name), None) => drop(self.peers.remove(name)),
             (v1::Key::Endpoint(id), None) => drop(self.endpoints.remove(id)),
-            // Services are not changed here.
-            (v1::Key::Service(_), None) | (_, Some(v1::Object::Service(_))) => {}
+            // Services and policy are not changed here.
+            _ => {}
         }
         match key {
             v1::Key::Local | v1::Key::Peer(_) => touched.nodes = true,
             v1::Key::Endpoint(_) => touched.endpoints = true,
-            v1::Key::Service(_) => {}
+            _ => {}
         }
         Ok(())
     }
@@ -161,6 +169,15 @@ impl State {
         }
         for service in services {
             self.check_service(service)?;
+        }
+        Ok(())
+    }
+
+    /// `before`: the policy that this one was made from.
+    fn check_policy(&self, touched: &Touched, before: &Policy) -> Result<(), Refusal> {
+        self.policy.check(&touched.policy, before)?;
+        if touched.endpoints || touched.policy.concerns_endpoints() {
+            self.endpoints.iter().try_for_each(|(id, endpoint)| self.policy.check_endpoint(id, endpoint))?;
         }
         Ok(())
     }

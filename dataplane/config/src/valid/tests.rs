@@ -1,8 +1,12 @@
 //! Each refusal by an object that earns it; any bytes and any messages survived.
 
+mod policy;
 mod services;
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
 
 use super::*;
 use crate::v1::{FromDataplane, Key, Object, PortKind, ToDataplane};
@@ -47,6 +51,7 @@ fn pod(id: &str, last: u8) -> v1::Endpoint {
         mac: [2, 0, 0, 0, 0, last],
         addresses: vec![ip(&format!("10.244.1.{last}"))],
         host_ports: Vec::new(),
+        policy: Default::default(),
     }
 }
 
@@ -153,6 +158,34 @@ fn messages_out_of_order_are_told_apart() {
     assert!(assembler.message(commit(2)).unwrap().is_some());
 }
 
+type Change = (Key, Option<Object>);
+
+/// Holds a state that follows `steps` against ones that are made at once of what is there after each.
+fn compare(mut state: State, begin: Vec<Object>, steps: Vec<Vec<Change>>) -> Result<(), TestCaseError> {
+    let mut all: BTreeMap<Key, Object> = begin.into_iter().map(|object| (object.key(), object)).collect();
+    for (n, step) in steps.into_iter().enumerate() {
+        let mut next = all.clone();
+        let mut assembler = Assembler::default();
+        assembler.message(ToDataplane::Begin { generation: n as u64, full: false }).unwrap();
+        for (key, object) in step {
+            match &object {
+                Some(object) => drop(next.insert(key.clone(), object.clone())),
+                None => drop(next.remove(&key)),
+            }
+            assembler.message(object.map_or(ToDataplane::Delete(key), ToDataplane::Upsert)).unwrap();
+        }
+        let change = assembler.message(ToDataplane::Commit { generation: n as u64 }).unwrap().unwrap();
+        let incremental = state.apply(&change);
+        let full = State::default().apply(&transaction(true, next.values().cloned()));
+        prop_assert_eq!(incremental.is_ok(), full.is_ok(), "{:?} {:?}", incremental, full);
+        if let (Ok(incremental), Ok(full)) = (incremental, full) {
+            prop_assert_eq!(&incremental, &full);
+            (state, all) = (incremental, next);
+        }
+    }
+    Ok(())
+}
+
 fn any_address() -> impl Strategy<Value = IpAddr> {
     prop_oneof![
         (0u8..3, 0u8..4).prop_map(|(c, d)| IpAddr::from([10, 244, c, d])),
@@ -183,7 +216,8 @@ fn any_object() -> impl Strategy<Value = Object> {
         ("[a-c]", any::<[u8; 6]>(), addresses()).prop_map(|(id, mac, addresses)| {
             let port = PortKind::Veth { host_ifname: id.clone() };
             let host_ports = Vec::new();
-            Object::Endpoint(v1::Endpoint { id, pod: String::new(), port, mac, addresses, host_ports })
+            let policy = v1::EndpointPolicy::default();
+            Object::Endpoint(v1::Endpoint { id, pod: String::new(), port, mac, addresses, host_ports, policy })
         }),
     ]
 }

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::mem::size_of;
 
-use super::{MAX_ENDPOINTS, MAX_PEERS, MAX_SERVICES};
+use super::{MAX_ADDRESSES, MAX_ENDPOINTS, MAX_PEERS, MAX_RULE_SETS, MAX_RULES, MAX_SERVICES};
 use crate::v1;
 
 /// The most messages of one transaction: every object that can exist, removed and made again.
-const MAX_MESSAGES: usize = 2 * (MAX_PEERS + MAX_ENDPOINTS + MAX_SERVICES + 1);
+const MAX_MESSAGES: usize =
+    2 * (MAX_PEERS + MAX_ENDPOINTS + MAX_SERVICES + MAX_ADDRESSES + MAX_RULES + MAX_RULE_SETS + 1);
 /// The most memory that the objects of one transaction may take, in bytes: ten times what 10,000 Services with 100,000
-/// endpoints of both families take.
+/// endpoints of both families take, and what 150,000 pods of both families with their owners and selectors take.
 pub const MAX_TRANSACTION_BYTES: usize = 256 << 20;
 
 /// A whole transaction.
@@ -135,7 +136,21 @@ fn object_bytes(object: &v1::Object) -> usize {
                 endpoint.id.len() + endpoint.pod.len() + addresses(endpoint.addresses.len()) + ports
             }
             v1::Object::Service(service) => service_bytes(service),
+            v1::Object::Address(address) => {
+                address.owner.len() + address.name.len() + address.selectors.len() * size_of::<u32>()
+            }
+            v1::Object::Rule(rule) => rule_bytes(rule),
+            v1::Object::RuleSet(set) => set.rules.len() * size_of::<u32>(),
         }
+}
+
+fn rule_bytes(rule: &v1::Rule) -> usize {
+    let net = |net: &v1::Net| size_of::<v1::Net>() + net.except.len() * size_of::<ipnet::IpNet>();
+    let peers = match &rule.peers {
+        v1::Peers::Any => 0,
+        v1::Peers::Of { selectors, nets } => selectors.len() * size_of::<u32>() + nets.iter().map(net).sum::<usize>(),
+    };
+    rule.name.len() + peers + rule.ports.as_ref().map_or(0, Vec::len) * size_of::<v1::PortRange>()
 }
 
 fn service_bytes(service: &v1::Service) -> usize {

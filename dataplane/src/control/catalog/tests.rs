@@ -97,6 +97,7 @@ fn a_host_port_is_a_frontend_with_one_backend() {
         mac: [2, 0, 0, 0, 0, 9],
         addresses: vec![ip("10.244.1.9")],
         host_ports: vec![v1::HostPort { protocol: v1::Protocol::Tcp, address: None, port: 8080, target: 80 }],
+        policy: Default::default(),
     };
     let state = apply(&State::default(), true, vec![Object::Local(local), Object::Endpoint(endpoint)]);
     let told = told(&Catalog::default().follow(&state));

@@ -1,6 +1,7 @@
 //! Configuration as a broken or hostile agent sends it: records of any bytes, and well-formed messages of any content.
 
 mod objects;
+mod policy;
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -140,6 +141,7 @@ fn promises(state: &State) {
         assert!(endpoint.addresses.iter().next().is_some() && !endpoint.mac.is_group());
         addresses.extend(endpoint.addresses.iter());
     }
+    policy::promises(state);
     let all = addresses.len();
     addresses.sort_unstable();
     addresses.dedup();

@@ -8,6 +8,7 @@ use podplane_config::v1::{
     Protocol, Service, ServicePort, ToDataplane,
 };
 
+use super::policy;
 use crate::input::Input;
 
 /// The message that a byte from 128 on stands for.
@@ -15,11 +16,12 @@ pub(super) fn made(kind: u8, input: &mut Input<'_>) -> Option<ToDataplane> {
     Some(match kind {
         0x80..0xd8 => ToDataplane::Upsert(object(kind, input)?),
         0xd8..0xe0 => ToDataplane::Extend(service(kind, input)?),
-        0xe0..0xf0 => ToDataplane::Delete(match (kind & 3, input.u8()?) {
+        0xe0..0xf0 => ToDataplane::Delete(match (kind & 7, input.u8()?) {
             (0, _) => Key::Local,
             (1, n) => Key::Peer(name(n)),
             (2, n) => Key::Endpoint(name(n)),
-            (_, n) => Key::Service(name(n)),
+            (3, n) => Key::Service(name(n)),
+            (kind, n) => policy::key(kind, n),
         }),
         0xf0..0xf8 => ToDataplane::Begin { generation: (kind & 3).into(), full: kind & 4 != 0 },
         _ => ToDataplane::Commit { generation: (kind & 3).into() },
@@ -51,12 +53,13 @@ pub(super) fn object(kind: u8, input: &mut Input<'_>) -> Option<Object> {
                 cluster_seed: [1, 2],
             })
         }
-        9 | 11 => {
+        9 => {
             let (id, n) = (input.u8()?, input.u8()?);
             let (addresses, pod_cidrs) = node(n, kind);
             let vtep = if id & 128 != 0 { address(n, true) } else { addresses[0] };
             Object::Peer(Peer { name: name(id & 127), vtep, addresses, pod_cidrs })
         }
+        11 => policy::object(kind, input)?,
         12 | 13 => Object::Service(service(kind, input)?),
         _ => {
             let (id, n, v6) = (input.u8()?, input.u8()?, input.u8()?);
@@ -76,6 +79,7 @@ pub(super) fn object(kind: u8, input: &mut Input<'_>) -> Option<Object> {
                 mac: [2, 0, 0, 0, v6 >> 4, n],
                 addresses,
                 host_ports,
+                policy: policy::of_endpoint(id),
             })
         }
     })
@@ -121,17 +125,17 @@ fn service(kind: u8, input: &mut Input<'_>) -> Option<Service> {
     Some(Service { name, ports })
 }
 
-fn protocol(n: u8) -> Protocol {
+pub(super) fn protocol(n: u8) -> Protocol {
     Protocol::ALL[usize::from(n >> 4) % 3]
 }
 
 /// Few, so that they collide; some in the range that leaves the cluster.
-fn port(n: u8) -> u16 {
+pub(super) fn port(n: u8) -> u16 {
     [0, 53, 80, 8080][usize::from(n & 3)]
 }
 
 /// Mostly a name; sometimes none that anybody may have.
-fn name(n: u8) -> String {
+pub(super) fn name(n: u8) -> String {
     match n {
         250 => String::new(),
         251 => "a\nb".to_owned(),
@@ -160,7 +164,7 @@ fn node_address(n: u8, v6: bool) -> IpAddr {
 }
 
 /// A pod's address, or one that nobody can have.
-fn address(n: u8, v6: bool) -> IpAddr {
+pub(super) fn address(n: u8, v6: bool) -> IpAddr {
     match (n, v6) {
         (255, false) => IpAddr::from([224, 0, 0, 1]),
         (254, false) => IpAddr::from([127, 0, 0, 1]),
@@ -173,7 +177,7 @@ fn address(n: u8, v6: bool) -> IpAddr {
     }
 }
 
-fn range(n: u8, v6: bool) -> IpNet {
+pub(super) fn range(n: u8, v6: bool) -> IpNet {
     let len = match (n >> 5, v6) {
         (0..4, false) => 24,
         (4, false) => 16,

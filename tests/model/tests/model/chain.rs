@@ -131,6 +131,7 @@ fn endpoint(n: usize, pod: &SimPod, cluster: &Cluster) -> v1::Endpoint {
         mac: pod.mac.0,
         addresses: vec![pod.v4.into(), pod.v6.into()],
         host_ports: host_ports.map(host_port).collect(),
+        policy: Default::default(),
     }
 }
 

@@ -165,6 +165,7 @@ fn host_ports_of_running_pods_win() {
         mac: [2, 0, 0, 0, 0, 9],
         addresses: vec![address.parse().unwrap()],
         host_ports: ports,
+        policy: Default::default(),
     };
     let node_port = web(", type: NodePort").replace("port: 80", "port: 80, nodePort: 30080");
     let mut index = index(&node_port);

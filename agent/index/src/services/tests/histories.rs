@@ -44,6 +44,7 @@ fn play(index: &mut Index, event: &Event) {
                 mac: [2, 0, 0, 0, 0, 9],
                 addresses: vec![format!("10.0.0.{}", 100 + n).parse().unwrap()],
                 host_ports: vec![port],
+                policy: Default::default(),
             };
             index.attach(endpoint).unwrap();
         }

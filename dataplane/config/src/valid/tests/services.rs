@@ -188,27 +188,6 @@ proptest! {
     fn incremental_states_are_what_full_ones_are(
         steps in prop::collection::vec(prop::collection::vec(any_change(), 1..4), 1..12)
     ) {
-        let mut all = std::collections::BTreeMap::new();
-        let mut state = State::default();
-        for (n, step) in steps.into_iter().enumerate() {
-            let mut next = all.clone();
-            let mut assembler = Assembler::default();
-            assembler.message(ToDataplane::Begin { generation: n as u64, full: false }).unwrap();
-            for (key, object) in step {
-                match &object {
-                    Some(object) => drop(next.insert(key.clone(), object.clone())),
-                    None => drop(next.remove(&key)),
-                }
-                assembler.message(object.map_or(ToDataplane::Delete(key), ToDataplane::Upsert)).unwrap();
-            }
-            let change = assembler.message(ToDataplane::Commit { generation: n as u64 }).unwrap().unwrap();
-            let incremental = state.apply(&change);
-            let full = State::default().apply(&transaction(true, next.values().cloned()));
-            prop_assert_eq!(incremental.is_ok(), full.is_ok(), "{:?} {:?}", incremental, full);
-            if let (Ok(incremental), Ok(full)) = (incremental, full) {
-                prop_assert_eq!(&incremental, &full);
-                (state, all) = (incremental, next);
-            }
-        }
+        compare(State::default(), Vec::new(), steps)?;
     }
 }
