@@ -1,8 +1,8 @@
-//! The packet path's tables: flows, FIB, Maglev, client affinity, timers, change stamps, virtual reassembly, quotas; each
-//! with a slow oracle.
+//! The packet path's tables: flows, FIB, Maglev, client affinity, policies, timers, change stamps, virtual reassembly,
+//! quotas; each with a slow oracle.
 //!
-//! Everything here is private to one worker and single-threaded, except [`fib`] and [`maglev`] (immutable, built by control) and
-//! [`changed`] (stamped by control alone, read by workers). Nothing allocates after construction unless its
+//! Everything here is private to one worker and single-threaded, except [`fib`], [`maglev`] and [`policy`] (immutable,
+//! built by control) and [`changed`] (stamped by control alone, read by workers). Nothing allocates after construction unless its
 //! documentation says so. `unsafe` lives in [`mem`] alone.
 
 pub mod affinity;
@@ -11,6 +11,7 @@ pub mod fib;
 pub mod flow;
 pub mod maglev;
 pub mod mem;
+pub mod policy;
 pub mod quota;
 pub mod reasm;
 pub mod wheel;
