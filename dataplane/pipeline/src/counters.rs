@@ -53,7 +53,8 @@ impl PortCounters {
         (self.tx_packets.load(Relaxed), self.tx_bytes.load(Relaxed))
     }
 
-    /// Packets that came in by the port and were dropped for `reason`.
+    /// Packets that came in by the port and were dropped for `reason`; of those that policy forbade, the ones that the
+    /// rules of the port's pod forbade.
     pub fn drops(&self, reason: DropReason) -> u64 {
         self.drops[reason.index()].load(Relaxed)
     }

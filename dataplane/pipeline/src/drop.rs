@@ -33,6 +33,11 @@ macro_rules! reasons {
                 Self::ALL.iter().copied().find(|r| r.name() == name)
             }
 
+            /// Whether policy forbade the packet.
+            pub const fn is_policy(self) -> bool {
+                matches!(self, DropReason::PolicyIngress | DropReason::PolicyEgress)
+            }
+
             /// Index into arrays of [`DropReason::COUNT`] counters.
             #[inline]
             pub const fn index(self) -> usize {
@@ -145,7 +150,9 @@ reasons! {
     IcmpTypeUnsupported "icmp-type-unsupported" "An ICMP message other than echo and errors.";
     IcmpErrorWithoutFlow "icmp-error-without-flow" "An ICMP error about a packet of no known flow.";
 
-    PolicyDenied "policy-denied" "Denied by policy.";
+    PolicyIngress "policy-ingress" "The pod's policy does not accept this from that client; counted at the pod that it was for.";
+    PolicyEgress "policy-egress" "The pod's policy does not let it open this to that destination; counted at the pod that sent it.";
+    NotJudged "not-judged" "A packet was about to leave without proof that somebody judged it: a fault of ours.";
     FlowTableFull "flow-table-full" "The worker's flow table is full; established flows go on.";
     FlowQuota "flow-quota" "The pod has as many flows as it may; its established flows go on.";
     FlowCollision "flow-collision" "Another flow holds the reply's tuple.";

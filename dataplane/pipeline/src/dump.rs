@@ -11,6 +11,7 @@ use podplane_tables::mem::Pod;
 use crate::engine::Engine;
 use crate::env::Millis;
 use crate::flows::Flows;
+use crate::halves::BARRED;
 use crate::world::zone;
 use podplane_packet::buf::PacketBuf;
 
@@ -106,7 +107,7 @@ fn view<A: Addr>(entry: &Entry<A>, id: HalfRef, now: Millis) -> FlowView {
     let key = entry.key();
     let (src, dst): (IpAddr, IpAddr) = (key.src.ip(), key.dst.ip());
     let tuple = Tuple { src, dst, sport: key.sport, dport: key.dport };
-    let opens = entry.flags().has(Flags::INITIATOR);
+    let opens = entry.flags().has(Flags::INITIATOR) && !entry.flags().has(BARRED);
     FlowView {
         id,
         creator: entry.peer().map(|peer| if opens { id } else { peer }),

@@ -108,11 +108,44 @@ graph! {
     IcmpError  icmp_error Act     [];
 }
 
+/// Who lets packets go: every constructor of [`Pass`](crate::pass::Pass), the files that call it, and why they may. A test
+/// keeps the list complete.
+const PASSES: &[(&str, &[&str], &str)] = &[
+    (
+        "by_policy",
+        &["policy"],
+        "The first packet of a flow. Only `judge::judge` makes the proof that it asks for, and only where both ends' rules \
+         accept.",
+    ),
+    (
+        "by_cached_verdict",
+        &["flow"],
+        "A packet of a flow that was accepted: its half-entry was found by the packet's own key (of an ICMP error: by that of \
+         the packet that it quotes, reversed) and holds under this snapshot, judged again if anything that it depends on \
+         changed. Halves that say drop never get here.",
+    ),
+    ("for_fragment", &["fragment"], "Another piece of a packet that has a token itself."),
+    (
+        "gateway_reply",
+        &["arp", "nd", "gateway", "icmp_error"],
+        "What the gateway itself says, built by us, to whoever caused it and back the way that came: ARP and neighbour \
+         advertisements, echo replies, ICMP errors, and (by `icmp_error`) the resets of `refuse`. No byte of it reaches \
+         anybody else.",
+    ),
+    ("reflected", &["reflect"], "What the node's own stack sends to itself: in by the host port, out by the host port."),
+    (
+        "l2_pass_through",
+        &["l2_pass"],
+        "Frames between the uplink and the node's own stack: no pod's port is at either end. What the node's kernel would \
+         forward to a pod comes back by the host port and is judged then.",
+    ),
+];
+
 /// Whether the graph allows what a node returned.
 fn declared(id: NodeId, next: &Next) -> bool {
     match next {
         Next::To(to) => id.next().contains(to),
-        Next::Drop(reason) => id.drops().contains(reason) || id.parses() && reason.is_parse_error(),
+        Next::Drop(reason) | Next::DropAt(_, reason) => id.drops().contains(reason) || id.parses() && reason.is_parse_error(),
         Next::Transmit(..) | Next::HandOver(_) | Next::Hold | Next::Wait | Next::Replaced => true,
     }
 }
@@ -146,6 +179,11 @@ pub fn render() -> String {
         let drops: Vec<_> = errors.into_iter().chain(id.drops().iter().map(|d| d.name())).collect();
         let _ = writeln!(s, "| `{}` | {} | {} | {} |", id.name(), id.does(), next.join(", "), drops.join(", "));
     }
+    s.push_str("\n## Who lets packets go\n\nNothing leaves without a token (`pass::Pass`).\n\n| token | minted by | why |\n|---|---|---|\n");
+    for (constructor, files, why) in PASSES {
+        let files: Vec<_> = files.iter().map(|f| format!("`{f}`")).collect();
+        let _ = writeln!(s, "| `{constructor}` | {} | {why} |", files.join(", "));
+    }
     s.push_str("\n## Drop reasons\n\n| name | meaning |\n|---|---|\n");
     for r in DropReason::ALL {
         let _ = writeln!(s, "| `{}` | {} |", r.name(), r.explain());
@@ -155,7 +193,7 @@ pub fn render() -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
+    use std::collections::{BTreeMap, BTreeSet, HashSet};
 
     use super::*;
 
@@ -168,6 +206,40 @@ mod tests {
         }
         let have = std::fs::read_to_string(path).unwrap_or_default();
         assert!(have == want, "docs/graph.md is stale: run UPDATE_GRAPH=1 cargo test -p podplane-pipeline graph");
+    }
+
+    /// Every use of a constructor of tokens in the files of a folder, by constructor.
+    fn mints(dir: &std::path::Path, all: &mut BTreeMap<String, BTreeSet<String>>) {
+        for entry in std::fs::read_dir(dir).expect("the sources") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                mints(&path, all);
+                continue;
+            }
+            let name = path.file_stem().and_then(|s| s.to_str()).unwrap_or_default().to_owned();
+            if matches!(name.as_str(), "pass" | "graph") {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).expect("a source file");
+            let direct = text.split("Pass::").skip(1);
+            let derived = text.split(".for_").skip(1).filter(|rest| rest.starts_with("fragment("));
+            let words = direct.map(str::to_owned).chain(derived.map(|rest| format!("for_{rest}")));
+            for rest in words {
+                let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+                all.entry(rest[..end].to_owned()).or_default().insert(name.clone());
+            }
+        }
+    }
+
+    #[test]
+    fn everybody_who_lets_packets_go_is_listed() {
+        let mut found = BTreeMap::new();
+        mints(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")), &mut found);
+        let listed: BTreeMap<String, BTreeSet<String>> = PASSES
+            .iter()
+            .map(|(name, files, _)| ((*name).to_owned(), files.iter().map(|f| (*f).to_owned()).collect()))
+            .collect();
+        assert_eq!(found, listed, "tokens are minted where the list does not say why");
     }
 
     #[test]

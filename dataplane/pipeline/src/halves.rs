@@ -23,6 +23,7 @@ use podplane_tables::{VtepIndex, reached};
 use crate::drop::DropReason;
 use crate::env::{Env, Millis};
 use crate::flows::{Family, Flows};
+use crate::forbid::{bar_of, bar_replies};
 use crate::snapshot::Snapshot;
 use crate::timeouts::{RETRY, class, learn, look};
 
@@ -69,14 +70,21 @@ pub(crate) enum Msg<A: Addr> {
     Seen { creator: HalfRef, age: Millis, flags: Flags },
     /// Owner to initiator: there is no such half.
     Gone(HalfRef),
-    /// Initiator to owner: free your half.
-    Retire { key: Key<A>, creator: HalfRef },
+    /// Initiator to owner: free your half, or let it be barred.
+    Retire { key: Key<A>, creator: HalfRef, bar: Option<Bar> },
     /// Owner to initiator: it is freed.
     Retired(HalfRef),
 }
 
+/// Why and since which generation of rules a flow is forbidden.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bar {
+    pub(crate) reason: DropReason,
+    pub(crate) generation: u32,
+}
+
 /// Sends a message that may be lost.
-fn post<A: Family, E: Env>(env: &mut E, me: WorkerId, to: WorkerId, msg: Msg<A>) -> bool
+pub(crate) fn post<A: Family, E: Env>(env: &mut E, me: WorkerId, to: WorkerId, msg: Msg<A>) -> bool
 where
     Entry<A>: Pod,
 {
@@ -119,9 +127,11 @@ where
             };
             post::<A, E>(env, me, from, answer);
         }
-        Msg::Retire { key, creator } => {
-            if let Some(slot) = part.belonging(&key, creator) {
-                part.free(slot, quota);
+        Msg::Retire { key, creator, bar } => {
+            match (part.belonging(&key, creator), bar) {
+                (Some(slot), Some(bar)) => bar_replies(part, quota, slot, bar, now),
+                (Some(slot), None) => part.free(slot, quota),
+                (None, _) => {}
             }
             post(env, me, from, Msg::<A>::Retired(creator));
         }
@@ -204,8 +214,13 @@ fn soonest(now: Millis, deadline: Millis, class: TimeoutClass) -> Millis {
 }
 
 /// Takes the initiator's half out of the table and has the other one freed; the slot waits for the acknowledgement.
-fn retire<A: Family, E: Env>(part: &mut crate::flows::Part<A>, env: &mut E, me: WorkerId, to: WorkerId, slot: Slot)
-where
+pub(crate) fn retire<A: Family, E: Env>(
+    part: &mut crate::flows::Part<A>,
+    env: &mut E,
+    me: WorkerId,
+    to: WorkerId,
+    slot: Slot,
+) where
     Entry<A>: Pod,
 {
     part.table.retire(slot);
@@ -223,7 +238,7 @@ fn ask_to_free<A: Family, E: Env>(
     Entry<A>: Pod,
 {
     if let (Some(entry), Some(creator)) = (table.get(slot), table.half_ref(me, slot)) {
-        post(env, me, to, Msg::Retire { key: reply_key(entry), creator });
+        post(env, me, to, Msg::Retire { key: reply_key(entry), creator, bar: bar_of(entry) });
     }
 }
 
@@ -264,6 +279,9 @@ where
 
 /// A cached drop because of a collision of reply tuples: the next packet tries another source port.
 pub(crate) const RENUMBER: Flags = Flags(1 << (ZONE_SHIFT + 3));
+
+/// A cached drop that was the replies' half of a flow that policy forbids by now.
+pub(crate) const BARRED: Flags = Flags(1 << (ZONE_SHIFT + 4));
 
 /// Flag bits that hold the zone of the other half's key.
 const ZONE_SHIFT: u32 = Flags::FIRST_FREE_BIT + 2;

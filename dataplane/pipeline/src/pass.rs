@@ -1,5 +1,7 @@
 //! The proof that somebody entitled let a packet go.
 
+use crate::judge::Accepted;
+
 /// The token without which nothing is transmitted. It can be made only inside this crate, by a few named
 /// constructors; it is neither `Clone` nor `Copy`, so each packet needs its own.
 #[derive(Debug)]
@@ -7,8 +9,16 @@
 pub struct Pass(());
 
 impl Pass {
-    /// Minted by the policy node alone: the flow was judged and allowed.
-    pub(crate) const fn by_policy() -> Pass {
+    /// For the first packet of a flow, by what judging it gave.
+    pub(crate) fn by_policy(accepted: Accepted) -> Pass {
+        let _ = accepted;
+        Pass(())
+    }
+
+    /// For a packet whose flow was accepted before, under a snapshot that still holds for it: its entry, found by the
+    /// packet's own key, is valid and says where it goes.
+    #[inline]
+    pub(crate) const fn by_cached_verdict() -> Pass {
         Pass(())
     }
 

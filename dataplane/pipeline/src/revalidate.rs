@@ -1,5 +1,8 @@
 //! Whether a flow that was judged under an older snapshot holds, where something that it depends on changed since.
 //!
+//! Policy comes first: a connection that it forbids by now ends, whichever half's packet comes first ([`crate::forbid`]).
+//! Each half is judged by the whole connection, so neither relies on the other, which may belong to another worker.
+//!
 //! TCP and SCTP keep their backend until they end. A flow of another protocol whose backend is no longer one of its
 //! frontend's, or whose destination became a frontend, is made anew. Halves of replies follow the other half; they are
 //! only given their way anew.
@@ -9,8 +12,9 @@ use podplane_tables::fib::NextHop;
 use podplane_tables::flow::{Action, Addr, Flags, Half};
 
 use crate::drop::DropReason;
-use crate::halves::leads_to;
+use crate::halves::{BARRED, leads_to};
 use crate::headers::{SCTP, TCP};
+use crate::judge::{Connection, Denial, judge as policy};
 use crate::snapshot::Snapshot;
 use crate::snapshot::outside::Way;
 use crate::snapshot::services::{Backend, Target};
@@ -22,14 +26,25 @@ pub(crate) enum Judged<A: Addr> {
     Holds(Half<A>),
     /// Its flow ends; the packet opens another.
     Anew,
+    /// Policy forbids its connection by now.
+    Forbidden(Denial),
 }
 
 /// Judges a half anew.
 pub(crate) fn judge<A: Addr>(snap: &Snapshot, mut half: Half<A>) -> Judged<A> {
+    if half.flags.has(BARRED) {
+        let Err(denial) = policy(snap, &Connection::of(&half)) else { return Judged::Anew };
+        half.verdict.action = Action::Drop(denial.direction.reason() as u8);
+        half.generation = snap.generation();
+        return Judged::Holds(half);
+    }
     let initiator = half.flags.has(Flags::INITIATOR);
     let cached_drop = half.peer.is_none() && matches!(half.verdict.action, Action::Drop(_));
     if initiator && (cached_drop || is_stale(snap, &half) || entry_is_gone(snap, &half)) {
         return Judged::Anew;
+    }
+    if let Err(denial) = policy(snap, &Connection::of(&half)) {
+        return Judged::Forbidden(denial);
     }
     half.verdict.action = way(snap, &half);
     half.vtep = vtep(snap, &half);

@@ -22,7 +22,7 @@ use crate::engine::{Engine, EngineConfig};
 use crate::env::{BURST, Env, Millis};
 use crate::halves::HalfMsg;
 use crate::pass::Pass;
-use crate::snapshot::{LocalConfig, PeerConfig, PortClass, PortEntry, Prefix, Snapshot, SnapshotConfig};
+use crate::snapshot::{LocalConfig, PeerConfig, PortClass, PortEntry, PortPolicy, Prefix, Snapshot, SnapshotConfig};
 
 /// How a cluster is made.
 #[derive(Clone, Copy, Debug)]
@@ -215,7 +215,7 @@ impl Sim {
         let home = WorkerId((port.0 % u16::from(self.config.workers)) as u8);
         let (v4, v6) = (Some(pod.v4), Some(pod.v6));
         let entry =
-            PortEntry { kind: PortClass::Pod, home, mac: pod.mac, v4, v6, mtu: self.config.pod_mtu, incarnation };
+            PortEntry { kind: PortClass::Pod, home, mac: pod.mac, v4, v6, mtu: self.config.pod_mtu, incarnation, policy: PortPolicy::default() };
         n.config.ports.push((port, entry));
         n.publish();
         self.pods.push(pod);
@@ -512,6 +512,7 @@ fn node_config(n: u8, sim: &SimConfig) -> SnapshotConfig {
         v6: None,
         mtu: sim.uplink_mtu,
         incarnation: 0,
+        policy: PortPolicy::default(),
     };
     let peer = |p: u8| PeerConfig {
         vtep: vtep(p, sim),

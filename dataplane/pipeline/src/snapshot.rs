@@ -7,6 +7,7 @@ mod compile;
 mod config;
 pub(crate) mod nets;
 pub(crate) mod outside;
+mod policy;
 pub mod services;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -19,12 +20,15 @@ use podplane_packet::id::{Mac, PortId, Vni};
 use podplane_tables::VtepIndex;
 use podplane_tables::changed::ChangedCells;
 use podplane_tables::fib::{Fib, NextHop};
+use podplane_tables::policy::Policies;
 
 use nets::Nets;
 use outside::Outside;
+use policy::Policy;
 use services::{FrontendView, Services};
 
 pub use config::{LocalConfig, PeerConfig, PortClass, PortEntry, Prefix, SnapshotConfig, SnapshotError};
+pub use policy::{PolicyMap, PortPolicy};
 pub use vtep::Vtep;
 
 /// The UDP port of VXLAN (RFC 7348 section 5).
@@ -119,6 +123,7 @@ pub struct Snapshot {
     wanted: Arc<Wanted>,
     services: Services,
     outside: Outside,
+    policy: Policy,
     changed: Arc<ChangedCells>,
 }
 
@@ -180,6 +185,12 @@ impl Snapshot {
     #[inline]
     pub(crate) fn outside(&self) -> &Outside {
         &self.outside
+    }
+
+    /// The rule sets, and the classes of addresses.
+    #[inline]
+    pub fn policies(&self) -> &Policies {
+        &self.policy.tables
     }
 
     /// All frontends of Services, with how often each was used.

@@ -22,7 +22,7 @@ pub const TIMEOUTS: Timeouts = {
     // conntrack's "established"; the heartbeat comes every 30 s.
     t[TimeoutClass::Sctp as usize] = 210 * SECOND;
     // Long enough to make a flood of denied packets cheap, short enough not to outlive a mistake.
-    t[TimeoutClass::Deny as usize] = SECOND;
+    t[TimeoutClass::Deny as usize] = 2 * SECOND;
     Timeouts(t)
 };
 

@@ -307,6 +307,7 @@ impl<E: Env> World<'_, E> {
                 }
             }
             Next::Drop(reason) => self.drop(p.ctx.via.port, reason),
+            Next::DropAt(port, reason) => self.drop(port, reason),
             Next::Hold => crate::nodes::reassemble::hold(self, p),
             Next::Wait => crate::pending::hold(self, p),
             Next::Replaced => self.st.replaced += 1,

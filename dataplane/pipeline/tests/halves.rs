@@ -155,9 +155,9 @@ fn a_refusal_makes_the_creators_half_a_brief_drop() {
     send(&mut sim, a, &spec);
     assert_eq!(sim.drops(DropReason::FlowRefused), 1);
     assert!(sim.take(0, b.port()).is_empty());
-    // Even while it is hit again and again, the drop is forgotten after its second.
+    // Even while it is hit again and again, the drop is forgotten after its two seconds.
     for _ in 0..3 {
-        sim.advance(500);
+        sim.advance(1000);
         send(&mut sim, a, &spec);
     }
     assert!(sim.drops(DropReason::FlowRefused) <= 3);

@@ -9,6 +9,8 @@ mod common;
 mod file;
 #[path = "scenarios/packet.rs"]
 mod packet;
+#[path = "scenarios/rules.rs"]
+mod rules;
 
 use std::collections::BTreeMap;
 
@@ -26,20 +28,35 @@ fn run(file: &File, scenario: &Scenario, v6: bool, workers: u8) -> Result<(), St
     services.extend(scenario.services.clone());
     let mut cluster = Cluster::new(workers, v6, names);
     cluster.serve(&services)?;
+    let mut owners: BTreeMap<_, _> = Cluster::owned().map(|name| (name.to_owned(), Vec::new())).collect();
+    owners.extend(file.owners.clone());
+    put(&mut owners, scenario.owners.as_ref());
+    let mut policies = scenario.policies.clone();
+    cluster.enforce(&owners, &policies, &file.nets)?;
     let mut variables = Variables::new();
     for (i, step) in scenario.steps.iter().enumerate() {
         if let Some(changes) = &step.services {
-            for (name, service) in changes {
-                match service {
-                    Some(service) => services.insert(name.clone(), service.clone()),
-                    None => services.remove(name),
-                };
-            }
+            put(&mut services, Some(changes));
             cluster.serve(&services)?;
+        }
+        if step.owners.is_some() || step.policies.is_some() {
+            put(&mut owners, step.owners.as_ref());
+            put(&mut policies, step.policies.as_ref());
+            cluster.enforce(&owners, &policies, &file.nets)?;
         }
         take(&mut cluster, step, &mut variables).map_err(|e| format!("step {}: {e}", i + 1))?;
     }
     Ok(())
+}
+
+/// Changes what is named, and removes what has nothing behind its name.
+fn put<T: Clone>(all: &mut BTreeMap<String, T>, changes: Option<&BTreeMap<String, Option<T>>>) {
+    for (name, value) in changes.into_iter().flatten() {
+        match value {
+            Some(value) => all.insert(name.clone(), value.clone()),
+            None => all.remove(name),
+        };
+    }
 }
 
 fn take(cluster: &mut Cluster, step: &Step, variables: &mut Variables) -> Result<(), String> {

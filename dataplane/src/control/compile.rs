@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use podplane_config::valid::{LocalNode, Peer, State};
 use podplane_packet::id::{Mac, PortId, WorkerId};
 use podplane_pipeline::snapshot::services::{Masquerade, ServiceMap};
-use podplane_pipeline::snapshot::{LocalConfig, PeerConfig, PortClass, PortEntry, Prefix, SnapshotConfig};
+use podplane_pipeline::snapshot::{LocalConfig, PeerConfig, PortClass, PortEntry, PortPolicy, Prefix, SnapshotConfig};
 
 use super::nexthop::NextHops;
 use super::table::Attached;
@@ -33,6 +33,7 @@ impl Base {
             v6: None,
             mtu: self.mtu,
             incarnation: 0,
+            policy: PortPolicy::default(),
         };
         SnapshotConfig {
             workers: self.workers,
@@ -100,6 +101,7 @@ fn entry(port: &Attached, state: &State) -> PortEntry {
         // The pod's own end may be smaller than the device that we see, never larger than what pods were promised.
         mtu: port.facts.mtu.min(pod_mtu),
         incarnation: port.incarnation,
+        policy: PortPolicy::default(),
     }
 }
 

@@ -62,6 +62,12 @@ impl Quota {
         self.ports.get(port.index()).map_or(0, |a| a.used)
     }
 
+    /// Whether a port has half of the flows that it may, or more.
+    #[inline]
+    pub fn is_half_used(&self, port: PortId) -> bool {
+        self.ports.get(port.index()).is_none_or(|a| a.used >= a.limit.div_ceil(2))
+    }
+
     /// Charges one flow to a port; `scarce`: there are few places left in its table.
     ///
     /// # Errors

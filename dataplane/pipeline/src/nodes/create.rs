@@ -66,6 +66,22 @@ pub(super) fn reply_zone(out: Action) -> u8 {
     }
 }
 
+/// Who opens a flow pays for it; for what comes by the uplink, the pod that it is for, or else the uplink.
+pub(super) fn payer(ctx: &Ctx) -> PortId {
+    match (ctx.class, ctx.out) {
+        (PortClass::Uplink, Action::Forward(port)) if port != PortId::HOST => port,
+        _ => ctx.via.port,
+    }
+}
+
+/// What a packet's tuple becomes, as entries hold it.
+pub(super) fn rewrite<A: Family>(ctx: &Ctx) -> Option<Rewrite<A>>
+where
+    Entry<A>: Pod,
+{
+    ctx.rewrite.map(|n| Rewrite { src: A::of_ip(n.src), dst: A::of_ip(n.dst), sport: n.sport, dport: n.dport })
+}
+
 fn create<A: Family, E: Env>(w: &mut World<'_, E>, ctx: &mut Ctx, key: Key<A>) -> Result<(), DropReason>
 where
     Entry<A>: Pod,
@@ -122,8 +138,7 @@ where
         _ => Arrival::Tunnel,
     };
     let new = ctx.new_tuple();
-    let rewrite =
-        ctx.rewrite.map(|n| Rewrite { src: A::of_ip(n.src), dst: A::of_ip(n.dst), sport: n.sport, dport: n.dport });
+    let rewrite = rewrite(ctx);
     let reply_key = halves::reversed(&key, rewrite, reply_zone(ctx.out));
     if reply_key == key {
         return Err(DropReason::FlowKeySelf);
@@ -172,11 +187,6 @@ fn both<A: Addr, E: Env>(
         Action::Encap(vtep) | Action::Enter(vtep) => Some(vtep),
         _ => None,
     };
-    // Who opens the flow pays; for what comes by the uplink, the pod that it is for, or else the uplink.
-    let local_port = match (ctx.class, ctx.out) {
-        (PortClass::Uplink, Action::Forward(port)) if port != PortId::HOST => port,
-        _ => ctx.via.port,
-    };
     let flags = observe(Flags::INITIATOR, ctx.l4.tcp_flags);
     let forward = Half {
         key,
@@ -186,7 +196,7 @@ fn both<A: Addr, E: Env>(
         peer: None,
         flags: halves::leading_to(flags, reply_key.zone),
         class: class(key.proto, flags),
-        local_port,
+        local_port: payer(ctx),
         vtep: ctx.via.vtep.or(to_vtep),
     };
     let undo = rewrite.map(|_| Rewrite { src: key.dst, dst: key.src, sport: key.dport, dport: key.sport });

@@ -13,7 +13,7 @@ use crate::graph::Node;
 
 pub(crate) const NODE: Node = Node {
     does: "Rewrites the Ethernet header for a pod or the node.",
-    drops: &[DropReason::PortDown, DropReason::PolicyDenied],
+    drops: &[DropReason::PortDown, DropReason::NotJudged],
     parses: false,
 };
 
@@ -21,7 +21,7 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
     let Action::Forward(port) = p.ctx.out else { return Next::Drop(DropReason::PortDown) };
     let Some(entry) = w.snap.port(port) else { return Next::Drop(DropReason::PortDown) };
     // Without a token nothing leaves, whatever led here.
-    let Some(pass) = p.ctx.pass.take() else { return Next::Drop(DropReason::PolicyDenied) };
+    let Some(pass) = p.ctx.pass.take() else { return Next::Drop(DropReason::NotJudged) };
     p.set_macs(entry.mac, Mac::GATEWAY);
     p.buf.meta_mut().tunnel = 0;
     Next::Transmit(port, pass)

@@ -37,7 +37,7 @@ pub(crate) const NODE: Node = Node {
     does: "Puts VXLAN's outer headers in front.",
     drops: &[
         DropReason::PortDown,
-        DropReason::PolicyDenied,
+        DropReason::NotJudged,
         DropReason::NextHopUnresolved,
         DropReason::TooLong,
         DropReason::NoHeadroom,
@@ -51,7 +51,7 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
     if entry.next_hop.is_none() {
         return Next::Drop(DropReason::NextHopUnresolved);
     }
-    let Some(pass) = p.ctx.pass.take() else { return Next::Drop(DropReason::PolicyDenied) };
+    let Some(pass) = p.ctx.pass.take() else { return Next::Drop(DropReason::NotJudged) };
     p.set_macs(Mac::GATEWAY, Mac::GATEWAY);
     let template = entry.template();
     let after_ip = p.buf.len() + template.len() - ETH_LEN;

@@ -9,17 +9,20 @@
 //! Next: `forward` (hit), `service` (miss), `l2_pass` (a miss of what need not be ours).
 
 use podplane_tables::changed::Validity;
-use podplane_tables::flow::{Action, Entry, Flags, Slot, V4, V6};
+use podplane_tables::flow::{Action, Entry, Flags, Half, Slot, TimeoutClass, V4, V6};
 use podplane_tables::mem::Pod;
 
 use podplane_packet::nat::Tuple;
 
-use super::{Next, Pkt, World, policy};
+use super::{Next, Pkt, World};
 use crate::drop::DropReason;
 use crate::env::Env;
 use crate::flows::Family;
+use crate::forbid::forbid;
 use crate::graph::{Node, NodeId};
-use crate::halves::{self, RENUMBER};
+use crate::halves::{self, BARRED, Bar, RENUMBER};
+use crate::judge::{Connection, Denial, Direction};
+use crate::pass::Pass;
 use crate::revalidate::{Judged, judge};
 use crate::timeouts::{class, is_closed, is_opening, look, observe};
 use crate::world::{AnyKey, Ctx, zone};
@@ -29,7 +32,8 @@ pub(crate) const NODE: Node = Node {
     drops: &[
         DropReason::VxlanInnerSource,
         DropReason::EntryConflict,
-        DropReason::PolicyDenied,
+        DropReason::PolicyIngress,
+        DropReason::PolicyEgress,
         DropReason::FlowRefused,
         DropReason::NoRoute,
         DropReason::NoSuchPod,
@@ -42,8 +46,8 @@ pub(crate) const NODE: Node = Node {
 pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
     match examine(w, p.ctx, true) {
         Hit::Allowed => Next::To(NodeId::Forward),
-        Hit::Denied(DropReason::NeighbourUnresolved) if p.ctx.awaits.is_some() => Next::Wait,
-        Hit::Denied(reason) => Next::Drop(reason),
+        Hit::Denied(Next::Drop(DropReason::NeighbourUnresolved)) if p.ctx.awaits.is_some() => Next::Wait,
+        Hit::Denied(drop) => drop,
         Hit::Miss if p.ctx.borrowed => Next::To(NodeId::L2Pass),
         Hit::Miss => Next::To(NodeId::Service),
     }
@@ -53,7 +57,7 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
 pub(super) fn related<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
     match examine(w, p.ctx, false) {
         Hit::Allowed => Next::To(NodeId::Forward),
-        Hit::Denied(reason) => Next::Drop(reason),
+        Hit::Denied(drop) => drop,
         Hit::Miss if p.ctx.borrowed => Next::To(NodeId::L2Pass),
         Hit::Miss => Next::Drop(DropReason::IcmpErrorWithoutFlow),
     }
@@ -61,13 +65,16 @@ pub(super) fn related<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
 
 enum Hit {
     Allowed,
-    Denied(DropReason),
+    /// With the end of the packet.
+    Denied(Next),
     Miss,
 }
 
 /// What an entry says that cannot simply be applied.
 enum Unusual {
-    Denied(DropReason),
+    Denied(Next),
+    /// Policy forbids the flow by now.
+    Forbidden(Denial),
     /// The flow has to end; this packet opens another.
     End,
 }
@@ -101,7 +108,12 @@ where
         let stale = validity == Validity::Revalidate;
         match unusual::<A, E>(w, ctx, stale, again) {
             Ok(()) => {}
-            Err(Unusual::Denied(reason)) => return Hit::Denied(reason),
+            Err(Unusual::Denied(drop)) => return Hit::Denied(drop),
+            Err(Unusual::Forbidden(Denial { port, direction })) => {
+                let bar = Bar { reason: direction.reason(), generation: w.snap.generation() };
+                forbid::<A, E>(&mut w.st.flows, w.env, slot, bar);
+                return Hit::Denied(Next::DropAt(port, bar.reason));
+            }
             Err(Unusual::End) if own => {
                 halves::end::<A, E>(&mut w.st.flows, w.env, slot);
                 ctx.slot = None;
@@ -114,7 +126,7 @@ where
     let Some(entry) = part.table.get_mut(slot) else { return Hit::Miss };
     ctx.out = entry.action();
     ctx.rewrite = entry.rewrite().map(|n| Tuple { src: n.src.ip(), dst: n.dst.ip(), sport: n.sport, dport: n.dport });
-    ctx.pass = Some(policy::of_cached_verdict());
+    ctx.pass = Some(Pass::by_cached_verdict());
     if !own {
         return Hit::Allowed;
     }
@@ -138,23 +150,29 @@ fn unusual<A: Family, E: Env>(w: &mut World<'_, E>, ctx: &mut Ctx, stale: bool, 
 where
     Entry<A>: Pod,
 {
-    let gone = Unusual::Denied(DropReason::FlowRefused);
+    let gone = || Unusual::Denied(Next::Drop(DropReason::FlowRefused));
     let (part, quota) = A::of(&mut w.st.flows);
-    let Some(slot) = ctx.slot else { return Err(gone) };
-    let Some(mut half) = part.table.get(slot).map(Entry::half) else { return Err(gone) };
+    let Some(slot) = ctx.slot else { return Err(gone()) };
+    let Some(mut half) = part.table.get(slot).map(Entry::half) else { return Err(gone()) };
     let initiator = half.flags.has(Flags::INITIATOR);
     if stale {
         match judge(w.snap, half) {
             Judged::Anew => return Err(Unusual::End),
+            Judged::Forbidden(denial) => return Err(Unusual::Forbidden(denial)),
             Judged::Holds(next) => half = next,
         }
         if part.table.replace(slot, &half, quota).is_err() {
-            return Err(gone);
+            return Err(gone());
         }
     }
     if half.flags.has(RENUMBER) {
         ctx.renumber = true;
         return Err(Unusual::End);
+    }
+    if let Action::Drop(number) = half.verdict.action
+        && cached_reason(number).is_policy()
+    {
+        return Err(denied_by_policy(w, ctx, &half));
     }
     // A connection to a Service that ended is not opened again toward a backend that may be gone.
     if again && initiator {
@@ -162,10 +180,10 @@ where
     }
     if ctx.via.vtep.is_some() && half.vtep != ctx.via.vtep {
         if half.key.zone != zone::ENTRY || !initiator {
-            return Err(Unusual::Denied(DropReason::VxlanInnerSource));
+            return Err(Unusual::Denied(Next::Drop(DropReason::VxlanInnerSource)));
         }
         if is_opening(ctx.l4.tcp_flags) && !is_closed(half.flags) {
-            return Err(Unusual::Denied(DropReason::EntryConflict));
+            return Err(Unusual::Denied(Next::Drop(DropReason::EntryConflict)));
         }
         // An error says nothing about the way of the client's packets.
         if !ctx.l4.error {
@@ -179,12 +197,35 @@ where
             ctx.awaits = Some(half.verdict.rewrite.map_or(half.key.dst, |n| n.dst).ip());
         }
         // Not touched: a flood must not keep its own verdict alive.
-        return Err(Unusual::Denied(reason));
+        return Err(Unusual::Denied(Next::Drop(reason)));
     }
     Ok(())
 }
 
+/// What a cached denial says to a packet. One of a connection that was barred may ask for a new one.
+fn denied_by_policy<A: Family, E: Env>(w: &mut World<'_, E>, ctx: &Ctx, half: &Half<A>) -> Unusual
+where
+    Entry<A>: Pod,
+{
+    let barred = half.flags.has(BARRED);
+    if barred && is_opening(ctx.l4.tcp_flags) {
+        return Unusual::End;
+    }
+    let Action::Drop(number) = half.verdict.action else { return Unusual::End };
+    let reason = cached_reason(number);
+    if barred
+        && half.class != TimeoutClass::Deny
+        && !ctx.l4.error
+        && let Some(entry) = ctx.slot.and_then(|slot| A::of(&mut w.st.flows).0.table.get_mut(slot))
+    {
+        entry.touch(w.now);
+    }
+    let direction = if reason == DropReason::PolicyIngress { Direction::Ingress } else { Direction::Egress };
+    let port = Connection::of(half).pod(w.snap, direction);
+    Unusual::Denied(Next::DropAt(port.unwrap_or(ctx.via.port), reason))
+}
+
 /// The drop reason that an entry holds.
 fn cached_reason(number: u8) -> DropReason {
-    DropReason::ALL.get(usize::from(number)).copied().unwrap_or(DropReason::PolicyDenied)
+    DropReason::ALL.get(usize::from(number)).copied().unwrap_or(DropReason::FlowRefused)
 }

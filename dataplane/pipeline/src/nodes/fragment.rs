@@ -22,7 +22,7 @@ use crate::world::Ctx;
 
 pub(crate) const NODE: Node = Node {
     does: "Cuts IPv4 packets without DF to the MTU.",
-    drops: &[DropReason::FragmentationFailed, DropReason::BadOffload, DropReason::NoBuffers, DropReason::PolicyDenied],
+    drops: &[DropReason::FragmentationFailed, DropReason::BadOffload, DropReason::NoBuffers, DropReason::NotJudged],
     parses: false,
 };
 
@@ -120,7 +120,7 @@ fn ok_append<B: PacketBuf>(buf: &mut B, bytes: &[u8]) {
 }
 
 fn send<E: Env>(w: &mut World<'_, E>, p: &Pkt<E::Buf>, buf: E::Buf) -> Result<(), DropReason> {
-    let pass = p.ctx.pass.as_ref().ok_or(DropReason::PolicyDenied)?.for_fragment();
+    let pass = p.ctx.pass.as_ref().ok_or(DropReason::NotJudged)?.for_fragment();
     let mut ctx = Ctx::new(p.ctx.via.port);
     ctx.via = p.ctx.via;
     ctx.class = p.ctx.class;

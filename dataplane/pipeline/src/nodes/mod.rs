@@ -56,6 +56,8 @@ pub(crate) enum Next {
     Replaced,
     /// The packet ends here.
     Drop(DropReason),
+    /// The same, counted at another port than the one that it came in by.
+    DropAt(PortId, DropReason),
 }
 
 const _: () = assert!(size_of::<Next>() <= 8);

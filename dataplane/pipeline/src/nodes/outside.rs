@@ -18,7 +18,7 @@ pub(crate) const NODE: Node = Node {
     drops: &[
         DropReason::PortDown,
         DropReason::NotConfigured,
-        DropReason::PolicyDenied,
+        DropReason::NotJudged,
         DropReason::NeighbourUnresolved,
         DropReason::VxlanFromHost,
     ],
@@ -35,7 +35,7 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
     if p.ctx.ip.proto == UDP && p.ctx.l4.dport == VXLAN_PORT && l2_pass::takes_vxlan(w.snap, p.ctx.ip.dst) {
         return Next::Drop(DropReason::VxlanFromHost);
     }
-    let Some(pass) = p.ctx.pass.take() else { return Next::Drop(DropReason::PolicyDenied) };
+    let Some(pass) = p.ctx.pass.take() else { return Next::Drop(DropReason::NotJudged) };
     p.set_macs(mac, local.uplink_mac);
     p.buf.meta_mut().tunnel = 0;
     Next::Transmit(PortId::UPLINK, pass)

@@ -1,27 +1,75 @@
 //! Judges the first packet of a flow, and mints the token without which nothing leaves.
 //!
-//! Uses: `key`, `via`, `out`; `rewrite`, where a Service chose the destination: the client's own address and the
-//! backend's are what policy sees. Sets: `pass`.
+//! Uses: `key`, `hash`, `ip`, `via`, `class`, `out`; `rewrite`, where a Service chose the destination: the client's own
+//! address and the backend's are what policy sees. Sets: `pass`.
 //!
-//! There are no policies yet, so every flow is allowed; NetworkPolicy takes its place here, and only here.
+//! [`crate::judge`] holds the rules. What they forbid is dropped silently, counted at the pod whose rules forbid it, and
+//! remembered for two seconds so that a flood costs little; packets do not prolong that, and a change of what it depends
+//! on ends it. Nothing is remembered where that would take the room of flows that are allowed.
 //!
 //! Next: `masquerade`.
 
+use podplane_tables::flow::{Action, Entry, Flags, Half, Key, TimeoutClass, Verdict};
+use podplane_tables::mem::Pod;
+
+use super::create::{payer, reply_zone};
 use super::{Next, Pkt, World};
+use crate::drop::DropReason;
 use crate::env::Env;
+use crate::flows::Family;
 use crate::graph::{Node, NodeId};
+use crate::halves;
+use crate::judge::{Connection, judge};
 use crate::pass::Pass;
+use crate::world::{AnyKey, Ctx};
 
-pub(crate) const NODE: Node =
-    Node { does: "Judges a new flow and mints the token to transmit.", drops: &[], parses: false };
+pub(crate) const NODE: Node = Node {
+    does: "Judges a new flow and mints the token to transmit.",
+    drops: &[DropReason::PolicyIngress, DropReason::PolicyEgress],
+    parses: false,
+};
 
-pub(crate) fn process<E: Env>(_w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
-    p.ctx.pass = Some(Pass::by_policy());
-    Next::To(NodeId::Masquerade)
+pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
+    match judge(w.snap, &Connection::opened_by(p.ctx)) {
+        Ok(accepted) => {
+            p.ctx.pass = Some(Pass::by_policy(accepted));
+            Next::To(NodeId::Masquerade)
+        }
+        Err(denial) => {
+            let reason = denial.direction.reason();
+            match p.ctx.key {
+                AnyKey::V4(key) => remember(w, p.ctx, key, reason),
+                AnyKey::V6(key) => remember(w, p.ctx, key, reason),
+            }
+            Next::DropAt(denial.port, reason)
+        }
+    }
 }
 
-/// The token for a packet whose flow was allowed before, under a snapshot that still holds for it.
-#[inline]
-pub(super) fn of_cached_verdict() -> Pass {
-    Pass::by_policy()
+/// Caches a denial.
+#[cold]
+fn remember<A: Family, E: Env>(w: &mut World<'_, E>, ctx: &Ctx, key: Key<A>, reason: DropReason)
+where
+    Entry<A>: Pod,
+{
+    let local_port = payer(ctx);
+    let (part, quota) = A::of(&mut w.st.flows);
+    if part.table.is_scarce() || quota.is_half_used(local_port) {
+        return;
+    }
+    let half = Half {
+        key,
+        verdict: Verdict { action: Action::Drop(reason as u8), rewrite: super::create::rewrite(ctx) },
+        generation: w.snap.generation(),
+        last_seen: w.now,
+        peer: None,
+        flags: halves::leading_to(Flags::INITIATOR, reply_zone(ctx.out)),
+        class: TimeoutClass::Deny,
+        local_port,
+        vtep: ctx.via.vtep,
+    };
+    if let Ok(slot) = part.insert(ctx.hash, &half, quota) {
+        let timeout = part.timeouts.of(TimeoutClass::Deny);
+        part.arm(slot, w.now.wrapping_add(timeout));
+    }
 }

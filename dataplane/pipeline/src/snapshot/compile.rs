@@ -12,6 +12,7 @@ use podplane_tables::fib::{Fib, NextHop};
 
 use super::nets::{Nets, usable};
 use super::outside::Outside;
+use super::policy::{Policy, PortPolicy};
 use super::services::Services;
 use super::{
     Local, LocalConfig, MIN_MTU, PeerConfig, PortClass, PortEntry, Prefix, Snapshot, SnapshotConfig, SnapshotError,
@@ -51,14 +52,16 @@ impl Snapshot {
         let (services, change) =
             Services::compile(&config.services, own, cluster_seed, config.workers, before.map(|p| &p.services))?;
         let outside = Outside::compile(&config.outside, previous.map(|p| &p.outside))?;
+        let (policy, judged) = Policy::compile(config, previous.map(|p| &p.policy))?;
         let Base { ports, local, vteps, fib, wanted } = base;
         let workers = config.workers;
         let snapshot =
-            Snapshot { generation, workers, seed, ports, local, vteps, fib, wanted, services, outside, changed };
+            Snapshot { generation, workers, seed, ports, local, vteps, fib, wanted, services, outside, policy, changed };
         if let Some(previous) = previous {
             stamp(previous, &snapshot);
             snapshot.outside.stamp(&previous.outside, &snapshot.changed, generation);
             change.stamp(&snapshot.changed, generation);
+            judged.stamp(&snapshot.ports, &snapshot.changed, generation);
         }
         Ok(snapshot)
     }
@@ -132,6 +135,9 @@ fn ports(config: &SnapshotConfig) -> Result<Box<[Option<PortEntry>]>, SnapshotEr
         }
         if (entry.v4.is_some() || entry.v6.is_some()) != (class == PortClass::Pod) {
             return Err(SnapshotError::PortAddresses(id));
+        }
+        if class != PortClass::Pod && entry.policy != PortPolicy::default() {
+            return Err(SnapshotError::PortPolicy(id));
         }
         let min = if entry.v6.is_some() { MIN_MTU } else { MIN_MTU_V4 };
         if entry.mtu < min {
@@ -304,8 +310,7 @@ impl Routes {
     fn pods(&mut self, ports: &[Option<PortEntry>]) -> Result<(), SnapshotError> {
         for (i, entry) in ports.iter().enumerate() {
             let Some(entry) = entry else { continue };
-            let addresses = entry.v4.map(IpAddr::V4).into_iter().chain(entry.v6.map(IpAddr::V6));
-            for address in addresses {
+            for address in entry.addresses() {
                 self.host(address, NextHop::Local(PortId(i as u16)))?;
             }
         }
@@ -340,8 +345,7 @@ fn stamp(old: &Snapshot, new: &Snapshot) {
         if before != after {
             cells.stamp_port(id, generation);
             for entry in [before, after].into_iter().flatten() {
-                let addresses = entry.v4.map(IpAddr::V4).into_iter().chain(entry.v6.map(IpAddr::V6));
-                addresses.for_each(|a| cells.stamp_address(a, generation));
+                entry.addresses().for_each(|a| cells.stamp_address(a, generation));
             }
         }
     }

@@ -8,6 +8,7 @@ use thiserror::Error;
 use podplane_tables::VtepIndex;
 
 use super::MIN_MTU;
+use super::policy::{PolicyMap, PortPolicy};
 use super::services::{Backend, Masquerade, OutsideConfig, Protocol, ServiceId, ServiceMap};
 
 /// What a port leads to.
@@ -39,6 +40,15 @@ pub struct PortEntry {
     pub mtu: u16,
     /// Distinguishes successive users of one index: control gives each new attachment another value.
     pub incarnation: u32,
+    /// The pod's rules; none for uplink and host port.
+    pub policy: PortPolicy,
+}
+
+impl PortEntry {
+    /// The pod's addresses.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
+    }
 }
 
 /// A range of addresses.
@@ -103,6 +113,8 @@ pub struct SnapshotConfig {
     pub services: ServiceMap,
     /// The world outside the cluster.
     pub outside: OutsideConfig,
+    /// What policy is about; the ports say which rules are whose.
+    pub policy: PolicyMap,
 }
 
 /// Why a configuration cannot be compiled.
@@ -170,6 +182,15 @@ pub enum SnapshotError {
         "masquerade: at most one address a family, each one of the node's, and ports from 1024 on, first not above last"
     )]
     MasqueradeInvalid,
+    /// A port whose rules do not exist: open it must not be.
+    #[error("port {0:?} is to be judged by rule set {1}, which does not exist; the agent must send both in one transaction")]
+    RuleSet(PortId, u32),
+    /// Rules uplink and host port cannot have.
+    #[error("port {0:?} is no pod and can have no rules")]
+    PortPolicy(PortId),
+    /// The rules cannot be compiled.
+    #[error("the rules of policy cannot be compiled: {0}")]
+    Policy(String),
     /// A route of the world outside that has no neighbour, or too many neighbours.
     #[error("outside: the gateway {0} is not among the neighbours, or there are more than {max} of them", max = podplane_tables::fib::NeighbourIndex::MAX)]
     Neighbour(IpAddr),

@@ -2,11 +2,11 @@
 
 use podplane_packet::id::{Mac, PortId, Vni, WorkerId};
 
-use super::{LocalConfig, PeerConfig, PortClass, PortEntry, Prefix, SnapshotConfig};
+use super::{LocalConfig, PeerConfig, PortClass, PortEntry, PortPolicy, Prefix, SnapshotConfig};
 
 fn port(kind: PortClass) -> PortEntry {
     let mac = Mac([2, 0, 0, 0, 0, 1]);
-    PortEntry { kind, home: WorkerId(0), mac, v4: None, v6: None, mtu: 1500, incarnation: 0 }
+    PortEntry { kind, home: WorkerId(0), mac, v4: None, v6: None, mtu: 1500, incarnation: 0, policy: PortPolicy::default() }
 }
 
 /// The pod with port `index` and address 10.244.1.`index`.

@@ -11,7 +11,7 @@ use podplane_pipeline::counters::WorkerCounters;
 use podplane_pipeline::snapshot::services::{
     Backend, Choice, FrontendConfig, FrontendKind, Protocol, ServiceConfig, ServiceId, ServiceMap,
 };
-use podplane_pipeline::snapshot::{LocalConfig, PeerConfig, PortClass, PortEntry, Prefix, Snapshot, SnapshotConfig};
+use podplane_pipeline::snapshot::{LocalConfig, PeerConfig, PortClass, PortEntry, PortPolicy, Prefix, Snapshot, SnapshotConfig};
 use podplane_pipeline::{BURST, Engine, EngineConfig, Env, HalfMsg, Millis, Pass};
 use podplane_tables::mem::Want;
 use podplane_tables::reasm::Limits;
@@ -196,6 +196,7 @@ impl Bare {
             v6: None,
             mtu: 1500,
             incarnation: 0,
+            policy: PortPolicy::default(),
         };
         let config = SnapshotConfig {
             workers: 1,

@@ -8,12 +8,17 @@ use podplane_packet::buf::PacketBuf;
 use podplane_packet::checksum::complete;
 use podplane_packet::id::{Mac, PortId, WorkerId};
 use podplane_packet::testing::{FrameSpec, Ip, VecBuf};
+use podplane_pipeline::DropReason;
 use podplane_pipeline::sim::{Sim, SimConfig, SimPod, gateway_v4, gateway_v6, node_v4, node_v6};
 use podplane_pipeline::snapshot::Prefix;
 use podplane_pipeline::snapshot::services as wanted;
 
 use crate::file::{Frontend, Kind, Protocol, Service};
 use crate::packet::{self, Names};
+use crate::rules::{Book, Owners, Policies};
+
+/// Ranges by name.
+pub type Nets = BTreeMap<String, Vec<String>>;
 
 /// The router on the uplinks' network.
 const ROUTER: Mac = Mac([2, 0, 0, 0, 0xbb, 0xfe]);
@@ -27,6 +32,7 @@ const PLACES: [&str; 10] = ["a", "b", "c", "d", "node1", "node2", "node3", "upli
 pub struct Cluster {
     pub sim: Sim,
     names: Names,
+    book: Book,
     v6: bool,
     /// a, b (node1), c, d (node2).
     pods: [(&'static str, SimPod); 4],
@@ -78,7 +84,7 @@ impl Cluster {
             };
             node.publish();
         }
-        Cluster { sim, names, v6, pods }
+        Cluster { sim, names, book: Book::default(), v6, pods }
     }
 
     /// Puts Services in force on both nodes.
@@ -96,6 +102,29 @@ impl Cluster {
             self.sim.nodes[n].publish();
         }
         Ok(())
+    }
+
+    /// Puts owners and policies in force on all nodes.
+    pub fn enforce(&mut self, owners: &Owners, policies: &Policies, nets: &Nets) -> Result<(), String> {
+        let (map, pods) = self.book.compile(owners, policies, nets, &self.names, self.v6)?;
+        if let Some(stray) = pods.keys().find(|name| !self.pods.iter().any(|(pod, _)| pod == name)) {
+            return Err(format!("'{stray}' is no pod and has no policy"));
+        }
+        for (n, node) in self.sim.nodes.iter_mut().enumerate() {
+            node.config.policy = map.clone();
+            for (name, pod) in self.pods.iter().filter(|(_, pod)| pod.node == n) {
+                if let Some((_, entry)) = node.config.ports.iter_mut().find(|(id, _)| *id == pod.port) {
+                    entry.policy = pods.get(*name).copied().unwrap_or_default();
+                }
+            }
+            node.publish();
+        }
+        Ok(())
+    }
+
+    /// The addresses that have an owner unless a scenario says otherwise.
+    pub fn owned() -> impl Iterator<Item = &'static str> {
+        ["a", "b", "c", "d", "node1", "node2", "node3"].into_iter()
     }
 
     fn compile(&self, s: &Service, here: &str) -> Result<wanted::ServiceConfig, String> {
@@ -236,7 +265,21 @@ impl Cluster {
 
     /// Every reason that dropped something so far, and how often.
     pub fn drops(&self) -> Vec<(String, u64)> {
-        self.sim.all_drops().into_iter().map(|(name, n)| (name.to_owned(), n)).collect()
+        let mut all: Vec<(String, u64)> = Vec::new();
+        for reason in DropReason::ALL {
+            let n = self.sim.drops(*reason);
+            if n > 0 && !reason.is_policy() {
+                all.push((reason.name().to_owned(), n));
+            }
+            for place in PLACES.into_iter().filter(|_| n > 0 && reason.is_policy()) {
+                let Ok((node, port)) = self.place(place) else { continue };
+                let n: u64 = self.sim.nodes[node].counters.iter().map(|c| c.port(port).drops(*reason)).sum();
+                if n > 0 {
+                    all.push((format!("{}@{place}", reason.name()), n));
+                }
+            }
+        }
+        all
     }
 }
 

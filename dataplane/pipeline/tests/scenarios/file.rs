@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 
+use crate::rules::{Owners, PodPolicy, Policies};
+
 /// A file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -18,6 +20,12 @@ pub struct File {
     /// Services of all scenarios.
     #[serde(default)]
     pub services: BTreeMap<String, Service>,
+    /// Names for ranges, one of each family.
+    #[serde(default)]
+    pub nets: BTreeMap<String, Vec<String>>,
+    /// Selectors of addresses, for all scenarios; pods and nodes that are not named have an owner that none matches.
+    #[serde(default)]
+    pub owners: Owners,
     /// The scenarios.
     pub scenarios: Vec<Scenario>,
 }
@@ -95,6 +103,11 @@ pub struct Scenario {
     /// Services of this scenario, besides those of the file or in their place.
     #[serde(default)]
     pub services: BTreeMap<String, Service>,
+    /// Owners of this scenario, besides those of the file or in their place (nothing behind the name: none).
+    pub owners: Option<BTreeMap<String, Option<Vec<String>>>>,
+    /// The pods' rules.
+    #[serde(default)]
+    pub policies: Policies,
     /// What happens.
     pub steps: Vec<Step>,
 }
@@ -109,6 +122,10 @@ fn both() -> Vec<u8> {
 pub struct Step {
     /// Services that are changed (or, with nothing behind the name, removed) first.
     pub services: Option<BTreeMap<String, Option<Service>>>,
+    /// Owners that are changed (or, with nothing behind the name, forgotten) first.
+    pub owners: Option<BTreeMap<String, Option<Vec<String>>>>,
+    /// Policies that are changed (or, with nothing behind the name, removed) first.
+    pub policies: Option<BTreeMap<String, Option<PodPolicy>>>,
     /// Milliseconds that pass before the packet.
     pub wait: Option<u32>,
     /// Where a packet comes in, and the packet.
@@ -117,7 +134,8 @@ pub struct Step {
     /// Where packets come out, and what they are like; nothing else may.
     #[serde(default)]
     pub out: BTreeMap<String, OneOrMany>,
-    /// The reasons for which packets are dropped, by name in the order of the list of reasons; none if not stated.
+    /// The reasons for which packets are dropped, by name in the order of the list of reasons; none if not stated. Those
+    /// of policy with the place that they are counted at: `policy-ingress@b`.
     #[serde(default)]
     pub drop: OneOrMany,
 }

@@ -166,6 +166,8 @@ pub struct Shape {
     partial: bool,
     /// It is to be cut into segments of that many bytes.
     gso: u16,
+    /// Only so many bytes behind the IP header, which says so.
+    short: Option<usize>,
 }
 
 /// Reads the words that say so.
@@ -174,7 +176,9 @@ pub fn shape(text: &str) -> Result<Shape, String> {
     let options = Options(words.clone());
     let (from, to) = (options.get("from", 0)? as usize, options.get("to", 0)? as usize);
     let gso = options.get("gso", 0)? as u16;
-    Ok(Shape { piece: (to > from).then_some((from, to)), partial: gso != 0 || words.contains(&"partial"), gso })
+    let short = words.iter().any(|w| w.starts_with("short=")).then(|| options.get("short", 0)).transpose()?;
+    let short = short.map(|n| n as usize);
+    Ok(Shape { piece: (to > from).then_some((from, to)), partial: gso != 0 || words.contains(&"partial"), gso, short })
 }
 
 /// The frame of a packet in its shape.
@@ -183,6 +187,10 @@ pub fn frame(spec: &FrameSpec, shape: Shape) -> Result<VecBuf, String> {
         return cut(spec, from, to).map(|bytes| VecBuf::new(&bytes));
     }
     let mut bytes = spec.build();
+    if let Some(short) = shape.short {
+        shorten(spec, &mut bytes, short);
+        return Ok(VecBuf::new(&bytes));
+    }
     if !shape.partial {
         return Ok(VecBuf::new(&bytes));
     }
@@ -203,6 +211,20 @@ pub fn frame(spec: &FrameSpec, shape: Shape) -> Result<VecBuf, String> {
     };
     let csum = Csum::Partial { start: p.l4_off, offset };
     Ok(VecBuf::new(&bytes).with_meta(Meta { csum, gso, ..Meta::default() }))
+}
+
+/// Takes the packet's end away.
+fn shorten(spec: &FrameSpec, bytes: &mut Vec<u8>, keep: usize) {
+    let (l3, l4) = (spec.l2_len(), spec.l2_len() + spec.l3_header_len());
+    bytes.truncate(l4 + keep);
+    let len = (bytes.len() - l3) as u16;
+    match Ipv4::new_header(&mut bytes[l3..]) {
+        Ok(mut ip) => {
+            ip.set_total_len(len);
+            ip.fill_checksum();
+        }
+        Err(_) => bytes[l3 + 4..l3 + 6].copy_from_slice(&(len - 40).to_be_bytes()),
+    }
 }
 
 /// A fragment: bytes `from` to `to` of what is behind the IP header.
@@ -237,13 +259,25 @@ pub fn build(text: &str, names: &Names) -> Result<FrameSpec, String> {
     let options = Options(words[4..].to_vec());
     let v6 = src.is_ipv6();
     let mut ip = addresses(src, dst);
-    if let Ip::V4 { df, .. } = &mut ip {
-        *df = options.get("df", 1)? == 1;
+    let extended = words.contains(&"extended");
+    match &mut ip {
+        Ip::V4 { df, options: more, .. } => {
+            *df = options.get("df", 1)? == 1;
+            if extended {
+                // No operation, and a router alert (RFC 2113).
+                *more = vec![1, 1, 1, 1, 148, 4, 0, 0];
+            }
+        }
+        Ip::V6 { extensions, .. } if extended => {
+            // Hop-by-hop and destination options, each of padding alone (RFC 8200 section 4.2).
+            *extensions = vec![(0, vec![1, 4, 0, 0, 0, 0]), (60, vec![1, 4, 0, 0, 0, 0])];
+        }
+        Ip::V6 { .. } => {}
     }
     let mut body = payload(options.get("len", if kind == "tcp" { 0 } else { 16 })? as usize);
     let l4 = match kind {
         "tcp" => {
-            let words = options.0.iter().filter(|w| !w.contains('=') && **w != "partial");
+            let words = options.0.iter().filter(|w| !w.contains('=') && !matches!(**w, "partial" | "extended"));
             let flags = words.flat_map(|w| w.split(',')).map(|w| {
                 let found = FLAGS.iter().find(|(name, _)| *name == w);
                 found.map(|f| f.1).ok_or_else(|| format!("'{w}' is no TCP flag"))

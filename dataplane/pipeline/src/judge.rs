@@ -1,0 +1,202 @@
+//! Who may open a connection to whom: the rules of the world around the rule sets.
+//!
+//! - A connection is judged by its client and its server: the client's own address, before this node's is put in its
+//!   place, and the server's after Service translation.
+//! - The egress rules of the client count if it is a pod of this node, the ingress rules of the server likewise; both
+//!   must accept. Other nodes judge their pods themselves.
+//! - A pod and its own node always reach each other. From the node is what came in by the host port **and** bears one of
+//!   the node's own addresses; what the node's kernel forwards for others, and what others send under a node's address,
+//!   is not. To the node is what leads to its own stack.
+//! - A pod that reaches itself is exempt from NetworkPolicy (`own`), not from the tiers around it.
+//! - Replies and ICMP errors are not judged here: they belong to a flow that was.
+
+use std::net::IpAddr;
+
+use podplane_packet::id::PortId;
+use podplane_tables::fib::NextHop;
+use podplane_tables::flow::{Addr, Flags, Half};
+use podplane_tables::policy::{Decision, L4, RuleSetId};
+
+use crate::drop::DropReason;
+use crate::halves::{BARRED, leads_to};
+use crate::headers::{SCTP, TCP, UDP};
+use crate::snapshot::Snapshot;
+use crate::world::{Ctx, zone};
+
+/// A connection as policy sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Connection {
+    client: IpAddr,
+    server: IpAddr,
+    proto: u8,
+    /// The server's port; of no meaning for protocols without.
+    port: u16,
+    /// The zone that the client's packets come in.
+    from: u8,
+}
+
+/// Whose rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// The server's.
+    Ingress,
+    /// The client's.
+    Egress,
+}
+
+impl Direction {
+    /// Why packets are dropped that such rules forbid.
+    pub(crate) const fn reason(self) -> DropReason {
+        match self {
+            Direction::Ingress => DropReason::PolicyIngress,
+            Direction::Egress => DropReason::PolicyEgress,
+        }
+    }
+}
+
+/// The rules of one end, and whom they are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Side {
+    direction: Direction,
+    port: PortId,
+    set: Option<RuleSetId>,
+    peer: IpAddr,
+}
+
+/// The proof that a connection was judged and accepted. Made by [`judge`] alone.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Accepted(());
+
+/// Whose rules forbid a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Denial {
+    /// The pod's port.
+    pub(crate) port: PortId,
+    pub(crate) direction: Direction,
+}
+
+impl Connection {
+    /// The one that a packet without a flow opens. Behind `route`, before anything masquerades.
+    pub(crate) fn opened_by(ctx: &Ctx) -> Connection {
+        let new = ctx.new_tuple();
+        Connection { client: ctx.ip.src, server: new.dst, proto: ctx.ip.proto, port: new.dport, from: ctx.zone() }
+    }
+
+    /// The one that a half-entry belongs to.
+    pub(crate) fn of<A: Addr>(half: &Half<A>) -> Connection {
+        let key = &half.key;
+        let (to, port) = half.verdict.rewrite.map_or((key.dst, key.dport), |n| (n.dst, n.dport));
+        if half.flags.has(Flags::INITIATOR) && !half.flags.has(BARRED) {
+            let (client, server) = (key.src.ip(), to.ip());
+            Connection { client, server, proto: key.proto, port, from: key.zone }
+        } else {
+            // What replies are translated back to is the client's own address.
+            let (client, server) = (to.ip(), key.src.ip());
+            Connection { client, server, proto: key.proto, port: key.sport, from: leads_to(half.flags) }
+        }
+    }
+
+    fn l4(&self) -> L4 {
+        let port = matches!(self.proto, TCP | UDP | SCTP).then_some(self.port);
+        L4 { protocol: self.proto, port }
+    }
+
+    /// Whether client and server are the same pod.
+    fn own(&self) -> bool {
+        self.from == zone::POD && self.client == self.server
+    }
+
+    /// Whether the node itself is the client. 127.0.0.1 is no address that it could have forwarded from.
+    fn from_node(&self, snap: &Snapshot) -> bool {
+        let own = |a: IpAddr| a.is_loopback() || snap.route(a) == Some(NextHop::Host);
+        self.from == zone::HOST && own(self.client)
+    }
+
+    /// The port of this node's pod at an end, if there is one.
+    pub(crate) fn pod(&self, snap: &Snapshot, direction: Direction) -> Option<PortId> {
+        let address = match direction {
+            Direction::Ingress => self.server,
+            Direction::Egress if self.from == zone::POD => self.client,
+            Direction::Egress => return None,
+        };
+        match snap.route(address) {
+            Some(NextHop::Local(port)) => Some(port),
+            _ => None,
+        }
+    }
+
+    /// The end whose rules count, if any do.
+    fn side(&self, snap: &Snapshot, direction: Direction) -> Option<Side> {
+        let port = self.pod(snap, direction)?;
+        let policy = snap.port(port)?.policy;
+        let (set, peer, exempt) = match direction {
+            Direction::Ingress => (policy.ingress, self.client, self.from_node(snap)),
+            Direction::Egress => (policy.egress, self.server, snap.route(self.server) == Some(NextHop::Host)),
+        };
+        (!exempt).then_some(Side { direction, port, set, peer })
+    }
+}
+
+/// Judges a connection.
+pub(crate) fn judge(snap: &Snapshot, c: &Connection) -> Result<Accepted, Denial> {
+    for direction in [Direction::Egress, Direction::Ingress] {
+        if let Some(side) = c.side(snap, direction)
+            && let Some(set) = side.set
+            && !snap.policies().judge(set, side.peer, c.l4(), c.own()).accept
+        {
+            return Err(Denial { port: side.port, direction });
+        }
+    }
+    Ok(Accepted(()))
+}
+
+/// What the rules of one end say, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// Whose rules.
+    pub direction: Direction,
+    /// The pod's port.
+    pub port: PortId,
+    /// The rules; `None`: none apply.
+    pub set: Option<RuleSetId>,
+    /// What they decide.
+    pub decision: Option<Decision>,
+}
+
+/// Where the client of an imagined connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A pod of this node.
+    Pod,
+    /// The node's own stack.
+    Node,
+    /// Another node, or the world outside.
+    Elsewhere,
+}
+
+impl Snapshot {
+    /// Judges an imagined connection as workers judge real ones, but tells what each end's rules decide. Ends that are no
+    /// pods of this node, or exempt (a pod and its own node), are not told of. `server` is where a Service leads to,
+    /// `port` its port, host byte order, of no meaning for protocols without.
+    pub fn explain_policy(
+        &self,
+        from: Origin,
+        client: IpAddr,
+        server: IpAddr,
+        proto: u8,
+        port: u16,
+    ) -> impl Iterator<Item = Judgement> {
+        let from = match from {
+            Origin::Pod => zone::POD,
+            Origin::Node => zone::HOST,
+            Origin::Elsewhere => zone::TUNNEL,
+        };
+        let c = Connection { client, server, proto, port, from };
+        [Direction::Egress, Direction::Ingress].into_iter().filter_map(move |direction| {
+            let Side { direction, port, set, peer } = c.side(self, direction)?;
+            let decision = set.map(|set| self.policies().judge(set, peer, c.l4(), c.own()));
+            Some(Judgement { direction, port, set, decision })
+        })
+    }
+}
