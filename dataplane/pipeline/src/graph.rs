@@ -132,7 +132,11 @@ const PASSES: &[(&str, &[&str], &str)] = &[
          advertisements, echo replies, ICMP errors, and (by `icmp_error`) the resets of `refuse`. No byte of it reaches \
          anybody else.",
     ),
-    ("reflected", &["reflect"], "What the node's own stack sends to itself: in by the host port, out by the host port."),
+    (
+        "reflected",
+        &["reflect"],
+        "What the node's own stack sends to itself: in by the host port, out by the host port.",
+    ),
     (
         "l2_pass_through",
         &["l2_pass"],
@@ -145,7 +149,9 @@ const PASSES: &[(&str, &[&str], &str)] = &[
 fn declared(id: NodeId, next: &Next) -> bool {
     match next {
         Next::To(to) => id.next().contains(to),
-        Next::Drop(reason) | Next::DropAt(_, reason) => id.drops().contains(reason) || id.parses() && reason.is_parse_error(),
+        Next::Drop(reason) | Next::DropAt(_, reason) => {
+            id.drops().contains(reason) || id.parses() && reason.is_parse_error()
+        }
         Next::Transmit(..) | Next::HandOver(_) | Next::Hold | Next::Wait | Next::Replaced => true,
     }
 }

@@ -63,7 +63,7 @@ struct Side {
     peer: IpAddr,
 }
 
-/// The proof that a connection was judged and accepted. Made by [`judge`] alone.
+/// The proof that a connection was judged and accepted. Made in this file alone.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Accepted(());
@@ -138,12 +138,22 @@ impl Connection {
     }
 }
 
-/// Judges a connection.
+/// Judges a new connection. Rules count how often they decide that.
 pub(crate) fn judge(snap: &Snapshot, c: &Connection) -> Result<Accepted, Denial> {
+    by(snap, c, |set, peer| snap.policies().judge(set, peer, c.l4(), c.own()).accept)
+}
+
+/// Judges a connection that was judged before.
+pub(crate) fn judge_again(snap: &Snapshot, c: &Connection) -> Result<(), Denial> {
+    by(snap, c, |set, peer| snap.policies().peek(set, peer, c.l4(), c.own()).accept).map(|_| ())
+}
+
+#[inline]
+fn by(snap: &Snapshot, c: &Connection, accepts: impl Fn(RuleSetId, IpAddr) -> bool) -> Result<Accepted, Denial> {
     for direction in [Direction::Egress, Direction::Ingress] {
         if let Some(side) = c.side(snap, direction)
             && let Some(set) = side.set
-            && !snap.policies().judge(set, side.peer, c.l4(), c.own()).accept
+            && !accepts(set, side.peer)
         {
             return Err(Denial { port: side.port, direction });
         }
@@ -195,7 +205,7 @@ impl Snapshot {
         let c = Connection { client, server, proto, port, from };
         [Direction::Egress, Direction::Ingress].into_iter().filter_map(move |direction| {
             let Side { direction, port, set, peer } = c.side(self, direction)?;
-            let decision = set.map(|set| self.policies().judge(set, peer, c.l4(), c.own()));
+            let decision = set.map(|set| self.policies().peek(set, peer, c.l4(), c.own()));
             Some(Judgement { direction, port, set, decision })
         })
     }

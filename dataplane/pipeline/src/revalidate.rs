@@ -14,7 +14,7 @@ use podplane_tables::flow::{Action, Addr, Flags, Half};
 use crate::drop::DropReason;
 use crate::halves::{BARRED, leads_to};
 use crate::headers::{SCTP, TCP};
-use crate::judge::{Connection, Denial, judge as policy};
+use crate::judge::{Connection, Denial, judge_again};
 use crate::snapshot::Snapshot;
 use crate::snapshot::outside::Way;
 use crate::snapshot::services::{Backend, Target};
@@ -33,7 +33,7 @@ pub(crate) enum Judged<A: Addr> {
 /// Judges a half anew.
 pub(crate) fn judge<A: Addr>(snap: &Snapshot, mut half: Half<A>) -> Judged<A> {
     if half.flags.has(BARRED) {
-        let Err(denial) = policy(snap, &Connection::of(&half)) else { return Judged::Anew };
+        let Err(denial) = judge_again(snap, &Connection::of(&half)) else { return Judged::Anew };
         half.verdict.action = Action::Drop(denial.direction.reason() as u8);
         half.generation = snap.generation();
         return Judged::Holds(half);
@@ -43,7 +43,7 @@ pub(crate) fn judge<A: Addr>(snap: &Snapshot, mut half: Half<A>) -> Judged<A> {
     if initiator && (cached_drop || is_stale(snap, &half) || entry_is_gone(snap, &half)) {
         return Judged::Anew;
     }
-    if let Err(denial) = policy(snap, &Connection::of(&half)) {
+    if let Err(denial) = judge_again(snap, &Connection::of(&half)) {
         return Judged::Forbidden(denial);
     }
     half.verdict.action = way(snap, &half);

@@ -214,8 +214,16 @@ impl Sim {
         };
         let home = WorkerId((port.0 % u16::from(self.config.workers)) as u8);
         let (v4, v6) = (Some(pod.v4), Some(pod.v6));
-        let entry =
-            PortEntry { kind: PortClass::Pod, home, mac: pod.mac, v4, v6, mtu: self.config.pod_mtu, incarnation, policy: PortPolicy::default() };
+        let entry = PortEntry {
+            kind: PortClass::Pod,
+            home,
+            mac: pod.mac,
+            v4,
+            v6,
+            mtu: self.config.pod_mtu,
+            incarnation,
+            policy: PortPolicy::default(),
+        };
         n.config.ports.push((port, entry));
         n.publish();
         self.pods.push(pod);

@@ -55,8 +55,20 @@ impl Snapshot {
         let (policy, judged) = Policy::compile(config, previous.map(|p| &p.policy))?;
         let Base { ports, local, vteps, fib, wanted } = base;
         let workers = config.workers;
-        let snapshot =
-            Snapshot { generation, workers, seed, ports, local, vteps, fib, wanted, services, outside, policy, changed };
+        let snapshot = Snapshot {
+            generation,
+            workers,
+            seed,
+            ports,
+            local,
+            vteps,
+            fib,
+            wanted,
+            services,
+            outside,
+            policy,
+            changed,
+        };
         if let Some(previous) = previous {
             stamp(previous, &snapshot);
             snapshot.outside.stamp(&previous.outside, &snapshot.changed, generation);

@@ -183,7 +183,9 @@ pub enum SnapshotError {
     )]
     MasqueradeInvalid,
     /// A port whose rules do not exist: open it must not be.
-    #[error("port {0:?} is to be judged by rule set {1}, which does not exist; the agent must send both in one transaction")]
+    #[error(
+        "port {0:?} is to be judged by rule set {1}, which does not exist; the agent must send both in one transaction"
+    )]
     RuleSet(PortId, u32),
     /// Rules uplink and host port cannot have.
     #[error("port {0:?} is no pod and can have no rules")]

@@ -78,12 +78,8 @@ impl Policy {
         let addresses: Vec<_> = addresses.iter().map(|(a, to)| (**a, to.map(|t| &**t))).collect();
         let rules: Vec<_> = rules.into_iter().map(|(id, to)| (*id, to.cloned())).collect();
         let sets: Vec<_> = sets.into_iter().map(|(id, to)| (*id, to.cloned())).collect();
-        let change = Change {
-            addresses: &addresses,
-            rules: &rules,
-            sets: &sets,
-            pod_ranges: other_ranges.then_some(&*ranges),
-        };
+        let change =
+            Change { addresses: &addresses, rules: &rules, sets: &sets, pod_ranges: other_ranges.then_some(&*ranges) };
         let (tables, effects) = before.tables.with(&change).map_err(|e| SnapshotError::Policy(e.to_string()))?;
         let changed =
             Changed { addresses: effects.addresses.into_iter().collect(), sets: effects.sets.into_iter().collect() };

@@ -6,7 +6,16 @@ use super::{LocalConfig, PeerConfig, PortClass, PortEntry, PortPolicy, Prefix, S
 
 fn port(kind: PortClass) -> PortEntry {
     let mac = Mac([2, 0, 0, 0, 0, 1]);
-    PortEntry { kind, home: WorkerId(0), mac, v4: None, v6: None, mtu: 1500, incarnation: 0, policy: PortPolicy::default() }
+    PortEntry {
+        kind,
+        home: WorkerId(0),
+        mac,
+        v4: None,
+        v6: None,
+        mtu: 1500,
+        incarnation: 0,
+        policy: PortPolicy::default(),
+    }
 }
 
 /// The pod with port `index` and address 10.244.1.`index`.

@@ -11,7 +11,9 @@ use podplane_pipeline::counters::WorkerCounters;
 use podplane_pipeline::snapshot::services::{
     Backend, Choice, FrontendConfig, FrontendKind, Protocol, ServiceConfig, ServiceId, ServiceMap,
 };
-use podplane_pipeline::snapshot::{LocalConfig, PeerConfig, PortClass, PortEntry, PortPolicy, Prefix, Snapshot, SnapshotConfig};
+use podplane_pipeline::snapshot::{
+    LocalConfig, PeerConfig, PortClass, PortEntry, PortPolicy, Prefix, Snapshot, SnapshotConfig,
+};
 use podplane_pipeline::{BURST, Engine, EngineConfig, Env, HalfMsg, Millis, Pass};
 use podplane_tables::mem::Want;
 use podplane_tables::reasm::Limits;

@@ -95,10 +95,8 @@ impl Book {
                 let rules = rules.as_ref()?;
                 Some(self.set(rules, &known, &mut map).map_err(|e| format!("policy of {pod}: {e}")))
             };
-            let policy = PortPolicy {
-                ingress: set(&policy.ingress).transpose()?,
-                egress: set(&policy.egress).transpose()?,
-            };
+            let policy =
+                PortPolicy { ingress: set(&policy.ingress).transpose()?, egress: set(&policy.egress).transpose()? };
             pods.insert(pod.clone(), policy);
         }
         Ok((map, pods))

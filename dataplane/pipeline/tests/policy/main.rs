@@ -1,0 +1,8 @@
+//! Policy through the whole pipeline, against a slow oracle.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod model;
+mod oracle;
+mod random;
+mod snapshot;
