@@ -108,7 +108,7 @@ impl Connection {
     }
 
     /// Whether the node itself is the client. 127.0.0.1 is no address that it could have forwarded from.
-    fn from_node(&self, snap: &Snapshot) -> bool {
+    fn is_from_node(&self, snap: &Snapshot) -> bool {
         let own = |a: IpAddr| a.is_loopback() || snap.route(a) == Some(NextHop::Host);
         self.from == zone::HOST && own(self.client)
     }
@@ -131,7 +131,7 @@ impl Connection {
         let port = self.pod(snap, direction)?;
         let policy = snap.port(port)?.policy;
         let (set, peer, exempt) = match direction {
-            Direction::Ingress => (policy.ingress, self.client, self.from_node(snap)),
+            Direction::Ingress => (policy.ingress, self.client, self.is_from_node(snap)),
             Direction::Egress => (policy.egress, self.server, snap.route(self.server) == Some(NextHop::Host)),
         };
         (!exempt).then_some(Side { direction, port, set, peer })
