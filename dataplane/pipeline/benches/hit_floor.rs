@@ -14,12 +14,16 @@ use bare::Bare;
 
 const BURSTS: u32 = 16;
 const SERVICES: u32 = 10_000;
+const RULES: u32 = 1000;
 
 #[derive(Clone, Copy)]
 enum Case {
     Local,
     Vxlan,
     Service,
+    /// Local and into the tunnel between pods with rules.
+    Policy,
+    VxlanPolicy,
 }
 
 impl Case {
@@ -29,12 +33,17 @@ impl Case {
             Case::Local => Bare::new(capacity, false),
             Case::Vxlan => Bare::new(capacity, true),
             Case::Service => Bare::with_services(capacity, SERVICES),
+            Case::Policy | Case::VxlanPolicy => {
+                let mut bare = Bare::new(capacity, matches!(self, Case::VxlanPolicy));
+                bare.obey(RULES);
+                bare
+            }
         }
     }
 
     fn write(self, bare: &mut Bare, flow: impl Fn(u32) -> u32) {
         match self {
-            Case::Local | Case::Vxlan => bare.write(flow),
+            Case::Local | Case::Vxlan | Case::Policy | Case::VxlanPolicy => bare.write(flow),
             Case::Service => bare.write_to_services(flow),
         }
     }
@@ -64,7 +73,14 @@ fn floor(case: Case, flows: u32, blocks: u32) -> Duration {
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     let blocks = std::env::var("BLOCKS").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000);
-    for (name, case) in [("local", Case::Local), ("vxlan", Case::Vxlan), ("service", Case::Service)] {
+    let cases = [
+        ("local", Case::Local),
+        ("policy", Case::Policy),
+        ("vxlan", Case::Vxlan),
+        ("vxlan-policy", Case::VxlanPolicy),
+        ("service", Case::Service),
+    ];
+    for (name, case) in cases {
         for flows in [1u32 << 10, 1 << 16] {
             let name = format!("{name}/{flows}");
             if wanted.is_empty() || wanted.iter().any(|w| name.starts_with(w.as_str())) {

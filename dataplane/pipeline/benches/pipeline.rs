@@ -138,6 +138,62 @@ fn services(c: &mut Criterion) {
     });
 }
 
+/// First packets between pods with rules: none, a thousand and ten thousand of them at each end; and packets that are
+/// denied, each of a flow of its own, and again and again.
+fn policy(c: &mut Criterion) {
+    const FLOWS: usize = 1 << 16;
+    let mut group = c.benchmark_group("policy");
+    group.throughput(Throughput::Elements(32));
+    for rules in [0, 1000, 10_000] {
+        let mut empty = None;
+        let mut next = 0u32;
+        group.bench_function(BenchmarkId::new("first", rules), |b| {
+            let bare = empty.get_or_insert_with(|| {
+                let mut bare = Bare::new(2 * FLOWS + 64, false);
+                if rules > 0 {
+                    bare.obey(rules);
+                }
+                bare
+            });
+            b.iter_custom(|rounds| {
+                let mut spent = std::time::Duration::ZERO;
+                for _ in 0..rounds {
+                    if bare.flows() + 64 > 2 * FLOWS {
+                        end_all(bare);
+                    }
+                    bare.write(|i| next + i);
+                    let start = std::time::Instant::now();
+                    bare.run();
+                    spent += start.elapsed();
+                    next = next.wrapping_add(32);
+                }
+                spent
+            });
+        });
+    }
+    for (name, flows) in [("denied", u32::MAX), ("denied-again", 1 << 10)] {
+        let mut bare = Bare::new(2 * FLOWS, false);
+        bare.isolate();
+        let mut next = 0u32;
+        group.bench_function(name, |b| {
+            b.iter_custom(|rounds| {
+                let mut spent = std::time::Duration::ZERO;
+                for _ in 0..rounds {
+                    bare.write(|i| (next + i) % flows);
+                    let mut start = None;
+                    bare.run_denied(&mut || match start {
+                        None => start = Some(std::time::Instant::now()),
+                        Some(start) => spent += start.elapsed(),
+                    });
+                    next = next.wrapping_add(32);
+                }
+                spent
+            });
+        });
+    }
+    group.finish();
+}
+
 /// Lets all flows end.
 fn end_all(bare: &mut Bare) {
     bare.env.now = bare.env.now.wrapping_add(60_000);
@@ -147,5 +203,5 @@ fn end_all(bare: &mut Bare) {
     }
 }
 
-criterion_group!(benches, hits, misses, services);
+criterion_group!(benches, hits, misses, services, policy);
 criterion_main!(benches);

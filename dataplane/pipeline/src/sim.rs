@@ -103,6 +103,8 @@ pub struct SimNode {
     pub delivered: Vec<(PortId, VecBuf)>,
     /// The neighbours that workers asked for.
     pub asked: Vec<IpAddr>,
+    /// The snapshots of workers that have not noticed yet that there is another one.
+    pub behind: Vec<Option<Arc<Snapshot>>>,
     engines: Vec<Engine<VecBuf>>,
     queues: Vec<Queues>,
     /// Frames on their way out by the uplink.
@@ -275,7 +277,7 @@ impl Sim {
             }
         }
         let busy = tail > 0 || !burst.is_empty();
-        let snapshot = Arc::clone(&n.snapshot);
+        let snapshot = Arc::clone(n.behind[worker].as_ref().unwrap_or(&n.snapshot));
         for _ in 0..tail {
             let Some(msg) = n.queues[worker].halves.pop_front() else { break };
             n.call(worker, self.now, self.exhausted, &self.config, |engine, env| engine.inbox(&snapshot, env, msg));
@@ -427,6 +429,7 @@ impl SimNode {
             counters,
             delivered: Vec::new(),
             asked: Vec::new(),
+            behind: vec![None; sim.workers.into()],
             wire: Vec::new(),
             allocated: 0,
             injected: 0,

@@ -74,3 +74,34 @@ fn bursts_do_not_allocate() {
     bare.burst_to_services(|i| i);
     assert_eq!(allocations() - before, 0, "flows judged again");
 }
+
+#[test]
+fn judging_does_not_allocate() {
+    let mut bare = bare::Bare::new(8192, false);
+    bare.burst(0);
+    bare.obey(500);
+    let before = allocations();
+    // Those of the first burst are judged again, the others for the first time.
+    for flow in 0..40 {
+        bare.burst(flow * 32);
+    }
+    assert_eq!(allocations() - before, 0, "accepted");
+    bare.isolate();
+    let (mut inside, mut last) = (0, None);
+    // Flows that end by it, then new ones, each twice.
+    for flow in 0..160 {
+        bare.write(|i| flow / 2 * 32 + i);
+        bare.run_denied(&mut || match last.take() {
+            None => last = Some(allocations()),
+            Some(start) => inside += allocations() - start,
+        });
+    }
+    assert_eq!(inside, 0, "denied");
+    bare.env.now += 10_000;
+    let before = allocations();
+    for _ in 0..200 {
+        bare.housekeep();
+    }
+    assert_eq!(allocations() - before, 0, "the end of denials");
+    assert_eq!(bare.flows(), 0);
+}

@@ -16,6 +16,7 @@ use podplane_pipeline::snapshot::{
 };
 use podplane_pipeline::{BURST, Engine, EngineConfig, Env, HalfMsg, Millis, Pass};
 use podplane_tables::mem::Want;
+use podplane_tables::policy::{Action, PeersSpec, Ports, RuleId, RuleSetId, RuleSpec, SelectorId, Tier};
 use podplane_tables::reasm::Limits;
 
 /// A pointer to its packet, as a real buffer is.
@@ -144,6 +145,51 @@ impl Bare {
         bare.services = count;
         bare.snapshot = Snapshot::compile(&bare.config, Some(&bare.snapshot)).expect("a valid configuration");
         bare
+    }
+
+    /// Gives both pods so many rules, in the direction of the traffic: all overlap it, by the peer or by the ports, and the
+    /// last one alone by both, which accepts.
+    pub fn obey(&mut self, rules: u32) {
+        let policy = &mut self.config.policy;
+        let last = rules.saturating_sub(1);
+        for i in 0..rules {
+            let all = |protocol| Ports { protocol, first: 0, last: u16::MAX };
+            let (peers, ports) = match i {
+                i if i == last => (PeersSpec::Any, None),
+                i => {
+                    let selectors = [SelectorId(i)].into();
+                    (
+                        PeersSpec::Of { selectors, nets: Box::default() },
+                        Some([all(if i % 2 == 0 { 6 } else { 17 })].into()),
+                    )
+                }
+            };
+            let spec = RuleSpec { tier: Tier::NetworkPolicy, action: Action::Accept, peers, named: None, ports };
+            policy.rules.insert(RuleId(i), Arc::new(spec));
+        }
+        policy.sets.insert(RuleSetId(1), (0..rules).map(RuleId).collect());
+        let even: Vec<SelectorId> = (0..rules).step_by(2).map(SelectorId).collect();
+        for address in [[10, 0, 0, 2], [10, 0, 0, 3], [10, 0, 1, 3]] {
+            policy.addresses.insert(address.into(), even.as_slice().into());
+        }
+        let set = Some(RuleSetId(1));
+        self.judge_by(PortPolicy { ingress: set, egress: set });
+    }
+
+    /// Denies everything to the second pod.
+    pub fn isolate(&mut self) {
+        let (tier, action) = (Tier::NetworkPolicy, Action::Deny);
+        let spec = RuleSpec { tier, action, peers: PeersSpec::Any, named: None, ports: None };
+        self.config.policy.rules.insert(RuleId(1), Arc::new(spec));
+        self.config.policy.sets.insert(RuleSetId(1), [RuleId(1)].into());
+        self.judge_by(PortPolicy { ingress: Some(RuleSetId(1)), egress: None });
+    }
+
+    fn judge_by(&mut self, policy: PortPolicy) {
+        for (_, entry) in self.config.ports.iter_mut().filter(|(_, entry)| entry.kind == PortClass::Pod) {
+            entry.policy = policy;
+        }
+        self.snapshot = Snapshot::compile(&self.config, Some(&self.snapshot)).expect("a valid configuration");
     }
 
     /// Changes one Service's endpoints and compiles.
@@ -298,6 +344,15 @@ impl Bare {
         self.engine.burst(&self.snapshot, &mut self.env, &mut self.burst);
         assert_eq!(self.env.out.len(), BURST, "all are forwarded");
         std::mem::swap(&mut self.burst, &mut self.env.out);
+    }
+
+    /// The same for packets that are all dropped. `around` is called around the engine's part.
+    pub fn run_denied(&mut self, around: &mut dyn FnMut()) {
+        around();
+        self.engine.burst(&self.snapshot, &mut self.env, &mut self.burst);
+        around();
+        assert!(self.env.out.is_empty(), "none is forwarded");
+        self.burst.extend((0..BURST).map(|_| Handle(Box::new(VecBuf::new(&self.template)))));
     }
 
     pub fn housekeep(&mut self) {

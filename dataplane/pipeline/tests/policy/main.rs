@@ -2,6 +2,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod ends;
 mod model;
 mod oracle;
 mod random;

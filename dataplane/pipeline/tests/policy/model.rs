@@ -59,6 +59,8 @@ pub struct World {
     pub ends: Vec<End>,
     pub v6: bool,
     pub book: Book,
+    /// What was in force, by each node's generation.
+    books: [HashMap<u32, Book>; 2],
     memory: [Memory; 2],
 }
 
@@ -67,7 +69,7 @@ impl World {
         let mut sim = Sim::new(config);
         let mut ends: Vec<End> = [0, 0, 1].into_iter().map(|n| End::Pod(sim.add_pod(n))).collect();
         ends.extend([End::Node(0), End::Node(1)]);
-        let mut world = World { sim, ends, v6, book, memory: Default::default() };
+        let mut world = World { sim, ends, v6, book, books: Default::default(), memory: Default::default() };
         world.book.ranges = (1..=2u8)
             .map(|n| match v6 {
                 false => (Ipv4Addr::new(10, 244, n, 0).into(), 24),
@@ -89,6 +91,7 @@ impl World {
                 entry.expect("the pod's port").1.policy = policy;
             }
             node.publish();
+            self.books[n].insert(node.snapshot.generation(), self.book.clone());
         }
     }
 
@@ -111,7 +114,11 @@ impl World {
     }
 
     /// Whether a node lets the sender open such a flow to the receiver.
-    pub fn judge(&self, node: usize, (client, server, proto, _, dport): Key) -> Result<(), Denial> {
+    pub fn judge(&self, node: usize, key: Key) -> Result<(), Denial> {
+        self.judge_by(&self.book, node, key)
+    }
+
+    fn judge_by(&self, book: &Book, node: usize, (client, server, proto, _, dport): Key) -> Result<(), Denial> {
         let here = |end: usize| self.ends[end].node() == node;
         let (number, port) = match proto {
             0 => (6, Some(dport)),
@@ -123,8 +130,8 @@ impl World {
             if pod < PODS
                 && here(pod)
                 && !own_node
-                && let Some(rules) = self.book.of(pod, direction)
-                && !self.book.accepts(rules, self.ip(peer), number, port)
+                && let Some(rules) = book.of(pod, direction)
+                && !book.accepts(rules, self.ip(peer), number, port)
             {
                 return Err((pod, direction));
             }
@@ -132,10 +139,20 @@ impl World {
         Ok(())
     }
 
-    /// The same for a packet that a node delivers, whichever end opened its flow.
-    pub fn may_pass(&self, node: usize, p: &Packet, sent: &HashSet<Packet>) -> bool {
-        let opened = |p: &Packet| sent.iter().any(|s| s.key() == p.key());
-        self.judge(node, p.key()).is_ok() || opened(&p.reversed()) && self.judge(node, reversed(p.key())).is_ok()
+    /// Whether a node may deliver a packet, whichever end opened its flow, by the rules of a generation or one after it:
+    /// a flow that another worker accepted under its newer snapshot is one.
+    pub fn may_pass(&self, node: usize, generation: u32, p: &Packet, sent: &HashSet<Packet>) -> bool {
+        let opened = sent.iter().any(|s| s.key() == p.reversed().key());
+        self.books[node].iter().filter(|(g, _)| **g >= generation).any(|(_, book)| {
+            let accepts = |key| self.judge_by(book, node, key).is_ok();
+            accepts(p.key()) || opened && accepts(reversed(p.key()))
+        })
+    }
+
+    /// The generation that a worker acts by.
+    pub fn generation(&self, node: usize, worker: usize) -> u32 {
+        let node = &self.sim.nodes[node];
+        node.behind[worker].as_ref().unwrap_or(&node.snapshot).generation()
     }
 
     /// What a node must do with a packet, and what it remembers of it.

@@ -5,6 +5,7 @@
 //! force at that moment forbid.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use podplane_packet::parse::{L4, parse};
 use podplane_pipeline::sim::SimConfig;
@@ -25,18 +26,23 @@ enum Op {
     Rule(usize, RuleSpec),
     Wait,
     Step(usize, usize),
+    /// A worker keeps its snapshot while there are newer ones, or takes the newest.
+    Lag(usize, usize),
 }
 
 fn packet() -> impl Strategy<Value = Packet> {
-    let ends = prop_oneof![3 => (0..PODS, 0..PODS), 1 => (0..5usize, 0..5usize)];
-    (ends, 0..3u8, 1000..1002u16, 79..82u16, any::<bool>(), any::<bool>())
-        .prop_filter("two ends of which one is a pod", |((from, to), ..)| from != to && (*from < PODS || *to < PODS))
-        .prop_map(|((from, to), proto, sport, dport, answer, syn)| {
+    // Two pods, or a pod and a node.
+    let pods = (0..PODS, 1..PODS).prop_map(|(from, further)| (from, (from + further) % PODS));
+    let node = (0..PODS, PODS..5, any::<bool>()).prop_map(|(a, b, back)| if back { (b, a) } else { (a, b) });
+    let ends = prop_oneof![3 => pods, 1 => node];
+    (ends, 0..3u8, 1000..1002u16, 79..82u16, any::<bool>(), any::<bool>()).prop_map(
+        |((from, to), proto, sport, dport, answer, syn)| {
             // An echo's identifier stands in both places.
             let sport = if proto == 2 { dport } else { sport };
             let p = Packet { from, to, proto, sport, dport, syn };
             if answer { p.reversed() } else { p }
-        })
+        },
+    )
 }
 
 fn rules() -> impl Strategy<Value = Option<Vec<usize>>> {
@@ -52,6 +58,7 @@ fn op(v6: bool) -> impl Strategy<Value = Op> {
         1 => changed,
         1 => Just(Op::Wait),
         12 => (0..2usize, 0..4usize).prop_map(|(n, w)| Op::Step(n, w)),
+        2 => (0..2usize, 0..4usize).prop_map(|(n, w)| Op::Lag(n, w)),
     ]
 }
 
@@ -74,7 +81,7 @@ fn change(w: &mut World, op: Op) {
         Op::Owner(end, bits) => w.book.owners[end].1 = bits,
         Op::Give(pod, egress, rules) => w.book.give(pod, egress, rules),
         Op::Rule(i, spec) => w.book.rules[i] = spec,
-        Op::Send(_) | Op::Wait | Op::Step(..) => return,
+        Op::Send(_) | Op::Wait | Op::Step(..) | Op::Lag(..) => return,
     }
     w.enforce();
 }
@@ -94,7 +101,7 @@ proptest! {
                     waits += 1;
                     w.sim.advance(4000);
                 }
-                Op::Wait | Op::Step(..) => {}
+                Op::Wait | Op::Step(..) | Op::Lag(..) => {}
                 other => change(&mut w, other),
             }
         }
@@ -115,16 +122,36 @@ proptest! {
                     sent.insert(p);
                 }
                 Op::Step(node, worker) => {
-                    w.sim.step(node, worker % usize::from(workers));
-                    check(&mut w, &sent)?;
+                    let worker = worker % usize::from(workers);
+                    let generation = w.generation(node, worker);
+                    w.sim.step(node, worker);
+                    check(&mut w, node, generation, &sent)?;
+                }
+                Op::Lag(node, worker) => {
+                    let node = &mut w.sim.nodes[node];
+                    let place = &mut node.behind[worker % usize::from(workers)];
+                    *place = if place.is_some() { None } else { Some(Arc::clone(&node.snapshot)) };
                 }
                 Op::Wait => w.sim.now = w.sim.now.wrapping_add(500),
                 other => change(&mut w, other),
             }
             prop_assert_eq!(w.sim.conserved(), Ok(()));
         }
+        w.sim.nodes.iter_mut().for_each(|n| n.behind.fill(None));
         w.sim.settle();
-        check(&mut w, &sent)?;
+        // What was in the queues, and then every packet once more: whatever happened before, the last rules count.
+        let mut all: Vec<_> = sent.iter().copied().map(Some).collect();
+        all.insert(0, None);
+        for p in all {
+            if let Some(p) = p {
+                w.inject(&p);
+                w.sim.settle();
+            }
+            for node in 0..2 {
+                let generation = w.generation(node, 0);
+                check(&mut w, node, generation, &sent)?;
+            }
+        }
         // A day and an hour.
         for _ in 0..1500 {
             w.sim.now = w.sim.now.wrapping_add(60_000);
@@ -135,23 +162,21 @@ proptest! {
     }
 }
 
-/// Compares what was delivered since with the rules that are in force.
-fn check(w: &mut World, sent: &HashSet<Packet>) -> Result<(), TestCaseError> {
-    for node in 0..2 {
-        for (port, buf) in std::mem::take(&mut w.sim.nodes[node].delivered) {
-            let bytes = buf.bytes();
-            let parsed = parse(&bytes, bytes.len()).expect("what is delivered can be read");
-            let end = |ip| (0..w.ends.len()).find(|e| Some(w.ip(*e)) == ip).expect("an end");
-            let (proto, sport, dport) = match parsed.l4 {
-                L4::Ports { src, dst } => (u8::from(parsed.proto == 17), src, dst),
-                L4::Echo { id, .. } => (2, id, id),
-                other => return Err(TestCaseError::fail(format!("{other:?} came out"))),
-            };
-            let (from, to) = (end(parsed.addrs.src()), end(parsed.addrs.dst()));
-            let p = Packet { from, to, proto, sport, dport, syn: false };
-            prop_assert_eq!(port, w.ends[to].port());
-            prop_assert!(w.may_pass(node, &p, sent), "{:?} was delivered at {:?}", p, port);
-        }
+/// Compares what a node delivered since with the rules that the worker had that did so.
+fn check(w: &mut World, node: usize, generation: u32, sent: &HashSet<Packet>) -> Result<(), TestCaseError> {
+    for (port, buf) in std::mem::take(&mut w.sim.nodes[node].delivered) {
+        let bytes = buf.bytes();
+        let parsed = parse(&bytes, bytes.len()).expect("what is delivered can be read");
+        let end = |ip| (0..w.ends.len()).find(|e| Some(w.ip(*e)) == ip).expect("an end");
+        let (proto, sport, dport) = match parsed.l4 {
+            L4::Ports { src, dst } => (u8::from(parsed.proto == 17), src, dst),
+            L4::Echo { id, .. } => (2, id, id),
+            other => return Err(TestCaseError::fail(format!("{other:?} came out"))),
+        };
+        let (from, to) = (end(parsed.addrs.src()), end(parsed.addrs.dst()));
+        let p = Packet { from, to, proto, sport, dport, syn: false };
+        prop_assert_eq!(port, w.ends[to].port());
+        prop_assert!(w.may_pass(node, generation, &p, sent), "{:?} was delivered at {:?}", p, port);
     }
     Ok(())
 }
