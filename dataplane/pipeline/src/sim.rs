@@ -22,6 +22,7 @@ use crate::engine::{Engine, EngineConfig};
 use crate::env::{BURST, Env, Millis};
 use crate::halves::HalfMsg;
 use crate::pass::Pass;
+use crate::resume::FlowStore;
 use crate::snapshot::{LocalConfig, PeerConfig, PortClass, PortEntry, PortPolicy, Prefix, Snapshot, SnapshotConfig};
 
 /// How a cluster is made.
@@ -444,6 +445,12 @@ impl SimNode {
     pub fn publish(&mut self) {
         let next = Snapshot::compile(&self.config, Some(&self.snapshot)).expect("the simulator's configuration");
         self.snapshot = Arc::new(next);
+    }
+
+    /// Gives the engines these flows, one store for each by number, and gets theirs: what a process does that goes on with
+    /// the flows of a former one.
+    pub fn exchange_flows(&mut self, stores: &mut [FlowStore]) {
+        self.engines.iter_mut().zip(stores).for_each(|(engine, store)| engine.exchange_flows(store));
     }
 
     /// The uplink's MAC.

@@ -10,14 +10,14 @@ use podplane_tables::policy::{Action, PeersSpec, Ports, RuleId, RuleSetId, RuleS
 use crate::common::{ACK, End, SYN, frame, send, tcp};
 
 /// Two pods of one node, on two workers if there are two.
-fn pods(config: SimConfig) -> (Sim, End, End) {
+pub fn pods(config: SimConfig) -> (Sim, End, End) {
     let mut sim = Sim::new(SimConfig { nodes: 1, ..config });
     let [a, b] = [0; 2].map(|node| End::Pod(sim.add_pod(node)));
     (sim, a, b)
 }
 
 /// Only these TCP ports of a pod are open; `None`: all.
-fn open(sim: &mut Sim, pod: End, ports: Option<u16>) {
+pub fn open(sim: &mut Sim, pod: End, ports: Option<u16>) {
     let config = &mut sim.nodes[0].config;
     let all = |port| Ports { protocol: 6, first: port, last: port };
     let accept = RuleSpec {
@@ -41,7 +41,7 @@ fn give(sim: &mut Sim, pod: End, policy: PortPolicy) {
 }
 
 /// Sends a packet and says whether it arrived.
-fn passes(sim: &mut Sim, from: End, to: End, l4: Transport) -> bool {
+pub fn passes(sim: &mut Sim, from: End, to: End, l4: Transport) -> bool {
     let spec = frame(sim, from, to.ip(false), l4, b"x");
     send(sim, from, &spec);
     assert_eq!(sim.conserved(), Ok(()));

@@ -6,4 +6,5 @@ mod ends;
 mod model;
 mod oracle;
 mod random;
+mod restart;
 mod snapshot;
