@@ -13,16 +13,17 @@ use podplane_api::{
 use podplane_config::v1;
 use podplane_hostnet::Mac;
 use podplane_hostnet::node_routes::{GATEWAY_V4, GATEWAY_V6};
-use podplane_index::Index;
+use podplane_index::{Index, PodIdentity};
 use tokio::sync::OwnedMutexGuard;
+use tokio::time::{Instant, timeout_at};
 
-use crate::desired::Desired;
+use crate::desired::{Desired, Version};
 use crate::host::HostLinks;
 use crate::host_ports;
 use crate::ipam::{self, IpamError, Lease, Store, Wish};
 use crate::publish::{NotApplied, Observer};
 
-/// How long `ready` waits for the workers.
+/// How long `ready` waits for the pod's object, and then for the workers.
 pub const READY_WITHIN: Duration = Duration::from_secs(10);
 /// How long `del` waits for the workers: addresses cool down anyway.
 pub const DEL_WITHIN: Duration = Duration::from_secs(2);
@@ -129,16 +130,15 @@ impl Attachments {
             return Err(unknown(&request.attachment));
         };
         let name = name(&request.attachment);
-        let (attached, version) = self.desired.edit(|index| {
+        let (attached, _) = self.desired.edit(|index| {
             // Who has come in between: two ADDs may want the same host port.
             let taken = conflict(index, &name, &lease.host_ports).filter(|_| !lease.ready);
-            taken.map_or_else(|| index.attach(endpoint(&lease)), Err)
+            taken.map_or_else(|| index.attach_to(endpoint(&lease), identity(&lease), false), Err)
         });
         attached.map_err(|reason| refuse(409, reason))?;
-        let withheld = self.desired.read(|index| index.withheld().find(|withheld| withheld.id == name));
-        let outcome = match withheld {
-            Some(withheld) => Err(refuse(409, withheld.reason)),
-            None => self.observer.applied(version, Some(&name), self.ready_within).await.map_err(Refusal::from),
+        let outcome = match self.known(&name).await {
+            Ok(version) => self.observer.applied(version, Some(&name), self.ready_within).await.map_err(Refusal::from),
+            Err(refusal) => Err(refusal),
         };
         let outcome = match outcome {
             Ok(()) => {
@@ -152,6 +152,31 @@ impl Attachments {
             self.desired.edit(|index| index.detach(&name));
         }
         outcome
+    }
+
+    /// Waits until a new endpoint's policy is known: the runtime may have heard of the pod earlier than we do. Answers
+    /// the version that has to be in force for the endpoint to be.
+    async fn known(&self, name: &str) -> Result<Version, Refusal> {
+        let deadline = Instant::now() + self.ready_within;
+        let mut ticks = self.desired.subscribe();
+        loop {
+            let ((withheld, awaited), version) = self.desired.seen(|index| {
+                let withheld = index.withheld().find(|withheld| withheld.id == name);
+                (withheld, index.awaits_pod(name).map(str::to_owned))
+            });
+            match (withheld, awaited) {
+                (None, _) => return Ok(version),
+                (Some(withheld), None) => return Err(refuse(409, withheld.reason)),
+                (_, Some(reason)) => {
+                    if !matches!(timeout_at(deadline, ticks.changed()).await, Ok(Ok(()))) {
+                        return Err(later(format!(
+                            "{reason}; not within {:?}: does this agent hear of it (podplane status)?",
+                            self.ready_within
+                        )));
+                    }
+                }
+            }
+        }
     }
 
     /// Gives everything of an attachment back.
@@ -278,7 +303,7 @@ impl Attachments {
         }
         self.desired.edit(|index| {
             for lease in kept.iter().filter(|lease| lease.ready) {
-                if let Err(reason) = index.attach(endpoint(lease)) {
+                if let Err(reason) = index.attach_to(endpoint(lease), identity(lease), true) {
                     tracing::error!(attachment = name(&lease.id), reason, "cannot be connected");
                 }
             }
@@ -336,6 +361,12 @@ fn unknown(id: &AttachmentId) -> Refusal {
 /// An attachment's identity as the dataplane knows it.
 pub(crate) fn name(id: &AttachmentId) -> String {
     format!("{}/{}", id.container_id, id.ifname)
+}
+
+/// The pod that an attachment belongs to.
+fn identity(lease: &Lease) -> Option<PodIdentity> {
+    let pod = lease.pod.clone().filter(|pod| !pod.name.is_empty())?;
+    Some(PodIdentity { namespace: pod.namespace, name: pod.name, uid: pod.uid })
 }
 
 fn endpoint(lease: &Lease) -> v1::Endpoint {

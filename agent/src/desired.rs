@@ -58,6 +58,12 @@ impl Desired {
         look(&self.lock().index)
     }
 
+    /// Looks something up; answers with the version that has to be in force for it to be.
+    pub fn seen<T>(&self, look: impl FnOnce(&Index) -> T) -> (T, Version) {
+        let inner = self.lock();
+        (look(&inner.index), inner.version)
+    }
+
     /// Says that the source and the leases have been read once.
     pub fn complete(&self) {
         self.lock().complete = true;

@@ -13,6 +13,7 @@ pub mod host;
 pub mod host_ports;
 pub mod ipam;
 pub mod pending;
+pub mod policies;
 pub mod publish;
 pub mod run;
 pub mod server;

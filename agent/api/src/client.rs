@@ -11,6 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use crate::path;
+use crate::policies::PoliciesStatus;
 use crate::services::ServiceStatus;
 use crate::types::{
     AddReply, AddRequest, AgentStatus, ApiError, CheckRequest, DelRequest, GcRequest, ReadyRequest, Released,
@@ -142,6 +143,11 @@ impl AgentClient {
     /// What the node makes of each Service.
     pub fn services(&self) -> Result<Vec<ServiceStatus>, ClientError> {
         self.get(path::SERVICES)
+    }
+
+    /// Which policies the node knows, and what applies to each of its pods.
+    pub fn policies(&self) -> Result<PoliciesStatus, ClientError> {
+        self.get(path::POLICIES)
     }
 
     fn post<Q: Serialize, A: DeserializeOwned>(&self, path: &'static str, request: &Q) -> Result<A, ClientError> {

@@ -7,9 +7,11 @@
 pub mod client;
 pub mod path;
 pub mod pending;
+pub mod policies;
 pub mod services;
 pub mod types;
 
 pub use client::{AgentClient, ClientError};
+pub use policies::*;
 pub use services::*;
 pub use types::*;

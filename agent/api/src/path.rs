@@ -18,5 +18,8 @@ pub const STATUS: &str = "/v1/status";
 /// `GET`: a list of [`ServiceStatus`](crate::ServiceStatus).
 pub const SERVICES: &str = "/v1/services";
 
+/// `GET`: [`PoliciesStatus`](crate::PoliciesStatus).
+pub const POLICIES: &str = "/v1/policies";
+
 /// The agent's socket in the run directory.
 pub const SOCKET: &str = "agent.sock";

@@ -7,9 +7,10 @@ use ipnet::IpNet;
 use podplane_config::v1;
 use podplane_config::valid::MIN_MTU;
 
-use crate::k8s::{Kind, Namespace, Object, ObjectKey, Pod};
+use crate::k8s::{Kind, Object, ObjectKey, Pod, PodIp};
 use crate::node::{Family, NodeFacts, is_unicast};
 use crate::nodes::{Claim, Resolved};
+use crate::policy::{PodIdentity, PodPolicyReport, Policy, PolicyReport, Verdict};
 use crate::services::{Context, HealthCheck, ServiceReport, Services};
 use crate::surroundings::{CidrFacts, HostPorts, NodePortAddresses, Surroundings, service_cidrs};
 
@@ -97,8 +98,7 @@ pub struct Index {
     settings: Settings,
     uplink_mtu: Option<u16>,
     nodes: BTreeMap<String, Claim>,
-    namespaces: BTreeMap<String, Namespace>,
-    pods: BTreeMap<(String, String), Pod>,
+    policy: Policy,
     services: Services,
     cidrs: BTreeMap<String, CidrFacts>,
     cidrs_refused: BTreeMap<String, String>,
@@ -124,8 +124,7 @@ impl Index {
             settings,
             uplink_mtu: None,
             nodes: BTreeMap::new(),
-            namespaces: BTreeMap::new(),
-            pods: BTreeMap::new(),
+            policy: Policy::default(),
             services: Services::default(),
             cidrs: BTreeMap::new(),
             cidrs_refused: BTreeMap::new(),
@@ -147,14 +146,18 @@ impl Index {
     pub fn apply(&mut self, object: Object) -> Result<(), String> {
         let key = object.key();
         let outcome = match object {
-            Object::Node(node) => NodeFacts::of(&node, self.settings.underlay).map(|facts| self.node(&key, facts)),
+            Object::Node(node) => NodeFacts::of(&node, self.settings.underlay).map(|facts| {
+                self.policy.node(&node);
+                self.node(&key, facts);
+            }),
             Object::Namespace(namespace) => {
-                self.namespaces.insert(key.name.clone(), namespace);
+                self.policy.namespace(&namespace);
                 Ok(())
             }
-            Object::Pod(pod) => check_pod(&pod).map(|()| {
-                self.pods.insert((key.namespace.clone(), key.name.clone()), pod);
-            }),
+            Object::Pod(pod) => pod_addresses(&pod).and_then(|addresses| self.policy.pod(&key, &pod, addresses)),
+            Object::NetworkPolicy(policy) | Object::ClusterNetworkPolicy(policy) => {
+                self.policy.policy(&key, &policy.spec)
+            }
             Object::Service(service) => self.services.service(key.path(), &service, &self.settings),
             Object::EndpointSlice(slice) => self.services.slice(key.path(), &slice),
             Object::ServiceCidr(cidr) => CidrFacts::of(&cidr).map(|facts| {
@@ -182,16 +185,24 @@ impl Index {
     pub fn delete(&mut self, key: &ObjectKey) {
         self.invalid.remove(key);
         match key.kind {
-            Kind::Node => self.nodes_changed |= self.nodes.remove(&key.name).is_some(),
-            Kind::Namespace => {
-                self.namespaces.remove(&key.name);
+            Kind::Node => {
+                self.policy.remove_node(&key.name);
+                self.nodes_changed |= self.nodes.remove(&key.name).is_some();
             }
-            Kind::Pod => {
-                self.pods.remove(&(key.namespace.clone(), key.name.clone()));
-            }
+            Kind::Namespace => self.policy.remove_namespace(&key.name),
+            Kind::Pod => self.policy.remove_pod(key),
+            Kind::NetworkPolicy | Kind::ClusterNetworkPolicy => self.policy.remove_policy(key),
             Kind::Service => self.services.remove_service(&key.path(), &self.settings),
             Kind::EndpointSlice => self.services.remove_slice(&key.path()),
             Kind::ServiceCidr => self.cidrs_changed |= self.cidrs.remove(&key.name).is_some(),
+        }
+    }
+
+    /// Forgets a pod, if it is the one with this UID: a delete that comes late must not take away the pod that has the
+    /// name by now.
+    pub fn delete_pod(&mut self, key: &ObjectKey, uid: &str) {
+        if self.policy.pod_uid(key) == Some(uid) {
+            self.delete(key);
         }
     }
 
@@ -200,16 +211,26 @@ impl Index {
         self.nodes_changed |= self.uplink_mtu.replace(mtu) != Some(mtu);
     }
 
-    /// Takes an endpoint of this node. The error says why it cannot be.
+    /// Takes an endpoint of this node that belongs to no pod: no policy selects it. The error says why it cannot be.
     pub fn attach(&mut self, endpoint: v1::Endpoint) -> Result<(), String> {
+        self.attach_to(endpoint, None, false)
+    }
+
+    /// Takes an endpoint of this node; what it says of its policy is filled in here. The dataplane is not told of it
+    /// before its pod's object and namespace are known; where the endpoint was connected before this agent started
+    /// (`kept`) it is told, and denied everything. The error says why it cannot be.
+    pub fn attach_to(&mut self, endpoint: v1::Endpoint, pod: Option<PodIdentity>, kept: bool) -> Result<(), String> {
         for address in &endpoint.addresses {
             if let Some(other) = self.endpoint_addresses.get(address).filter(|other| **other != endpoint.id) {
                 return Err(format!("{address} belongs to {other}"));
             }
         }
-        self.detach(&endpoint.id);
+        for address in self.endpoints.get(&endpoint.id).iter().flat_map(|known| &known.addresses) {
+            self.endpoint_addresses.remove(address);
+        }
         self.endpoint_addresses.extend(endpoint.addresses.iter().map(|a| (*a, endpoint.id.clone())));
         self.endpoints_changed.insert(endpoint.id.clone());
+        self.policy.attach(&endpoint.id, &endpoint.addresses, pod, kept);
         self.endpoints.insert(endpoint.id.clone(), endpoint);
         Ok(())
     }
@@ -220,6 +241,7 @@ impl Index {
             for address in &endpoint.addresses {
                 self.endpoint_addresses.remove(address);
             }
+            self.policy.detach(&endpoint.id);
             self.endpoints_changed.insert(endpoint.id);
         }
     }
@@ -265,6 +287,8 @@ impl Index {
             }
             self.settle_nodes(&mut changes);
         }
+        let objects = &mut self.objects;
+        self.endpoints_changed.extend(self.policy.settle(|key, object| set(objects, &mut changes, key, object)));
         if !self.endpoints_changed.is_empty() {
             self.settle_endpoints(&mut changes);
         }
@@ -283,9 +307,14 @@ impl Index {
         changed.extend(self.endpoints.keys().filter(affected).cloned());
         for id in changed {
             let mut endpoint = self.endpoints.get(&id).cloned();
-            let reason = endpoint.as_ref().and_then(|endpoint| self.collision(endpoint));
+            let mut reason = endpoint.as_ref().and_then(|endpoint| self.collision(endpoint));
             if let Some(endpoint) = &mut endpoint {
                 endpoint.host_ports = granted.remove(&id).unwrap_or_default();
+                match self.policy.verdict(&id) {
+                    Some(Verdict::Rules(policy, _)) => endpoint.policy = *policy,
+                    Some(Verdict::Withheld(why)) => reason = reason.or_else(|| Some(why.clone())),
+                    None => {}
+                }
             }
             let wanted = endpoint.filter(|_| reason.is_none()).map(v1::Object::Endpoint);
             match reason {
@@ -441,7 +470,8 @@ impl Index {
             let (namespace, name) = path.split_once('/').unwrap_or(("", path));
             (ObjectKey { kind, namespace: namespace.to_owned(), name: name.to_owned() }, reason)
         });
-        invalid.chain(nodes).chain(cidrs).chain(services)
+        let policies = self.policy.problems().map(|(key, problem)| (key.clone(), problem));
+        invalid.chain(nodes).chain(cidrs).chain(services).chain(policies)
     }
 
     /// Host ports of endpoints that are not in force, with the reason, as of the last [`Index::settle`].
@@ -491,14 +521,36 @@ impl Index {
         self.withheld.iter().map(|(id, reason)| Withheld { id: id.clone(), reason: reason.clone() })
     }
 
-    /// A pod by namespace and name.
-    pub fn pod(&self, namespace: &str, name: &str) -> Option<&Pod> {
-        self.pods.get(&(namespace.to_owned(), name.to_owned()))
+    /// Whether an endpoint is withheld because of what is not known of its pod yet: that may come any moment.
+    pub fn awaits_pod(&self, id: &str) -> Option<&str> {
+        match self.policy.verdict(id) {
+            Some(Verdict::Withheld(reason)) => Some(reason),
+            _ => None,
+        }
     }
 
-    /// A namespace by name.
-    pub fn namespace(&self, name: &str) -> Option<&Namespace> {
-        self.namespaces.get(name)
+    /// Endpoints that deny everything because their pods' policy is not known, with the reason, as of the last
+    /// [`Index::settle`].
+    pub fn denied(&self) -> impl Iterator<Item = Withheld> + '_ {
+        self.endpoints.keys().filter_map(|id| match self.policy.verdict(id)? {
+            Verdict::Rules(_, Some(reason)) => Some(Withheld { id: id.clone(), reason: reason.clone() }),
+            _ => None,
+        })
+    }
+
+    /// All policies, as of the last [`Index::settle`].
+    pub fn policies(&self) -> Vec<PolicyReport> {
+        self.policy.policies()
+    }
+
+    /// What applies to each endpoint of this node, as of the last [`Index::settle`].
+    pub fn pod_policies(&self) -> Vec<PodPolicyReport> {
+        self.policy.pod_policies()
+    }
+
+    /// Selectors, rules and lists of rules that are kept.
+    pub fn policy_sizes(&self) -> [usize; 3] {
+        self.policy.sizes()
     }
 }
 
@@ -513,14 +565,15 @@ fn set(objects: &mut BTreeMap<v1::Key, v1::Object>, changes: &mut Changes, key: 
     changes.insert(key, object);
 }
 
-fn check_pod(pod: &Pod) -> Result<(), String> {
-    for ip in pod.status.pod_ips.iter().flatten() {
-        match ip.ip.parse() {
-            Ok(address) if is_unicast(address) => {}
-            _ => return Err(format!("status.podIPs: \"{}\" is no address of a pod", ip.ip)),
-        }
-    }
-    Ok(())
+/// The addresses that a pod's status shows.
+fn pod_addresses(pod: &Pod) -> Result<Vec<IpAddr>, String> {
+    let read = |ip: &PodIp| match ip.ip.parse() {
+        Ok(address) if is_unicast(address) => Ok(address),
+        // One of the host network shows what its node has.
+        Ok(address) if pod.spec.host_network == Some(true) => Ok(address),
+        _ => Err(format!("status.podIPs: \"{}\" is no address of a pod", ip.ip)),
+    };
+    pod.status.pod_ips.iter().flatten().map(read).collect()
 }
 
 fn number(address: IpAddr) -> u128 {

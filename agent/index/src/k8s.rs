@@ -4,15 +4,19 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
+use serde_json::Value;
 
+mod pod;
 mod service;
+
+pub use pod::{Annotations, Container, ContainerPort, Pod, PodIp, PodSpec, PodStatus};
 
 pub use service::{
     ClientIpConfig, Conditions, EndpointSlice, Hints, IngressIp, LoadBalancerStatus, Named, Service, ServiceCidr,
     ServiceCidrSpec, ServiceSpec, ServiceStatus, SessionAffinityConfig, SliceEndpoint, SlicePort, SpecPort, TargetRef,
 };
 
-/// The kinds that the index keeps. Later kinds (NetworkPolicy) join here.
+/// The kinds that the index keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// `v1` Node.
@@ -27,6 +31,10 @@ pub enum Kind {
     EndpointSlice,
     /// `networking.k8s.io/v1` ServiceCIDR.
     ServiceCidr,
+    /// `networking.k8s.io/v1` NetworkPolicy.
+    NetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy.
+    ClusterNetworkPolicy,
 }
 
 impl Kind {
@@ -39,13 +47,15 @@ impl Kind {
             ("v1", "Service") => Some(Kind::Service),
             ("discovery.k8s.io/v1", "EndpointSlice") => Some(Kind::EndpointSlice),
             ("networking.k8s.io/v1", "ServiceCIDR") => Some(Kind::ServiceCidr),
+            ("networking.k8s.io/v1", "NetworkPolicy") => Some(Kind::NetworkPolicy),
+            ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy") => Some(Kind::ClusterNetworkPolicy),
             _ => None,
         }
     }
 
     /// Whether objects of this kind live in a namespace.
     pub fn is_namespaced(self) -> bool {
-        matches!(self, Kind::Pod | Kind::Service | Kind::EndpointSlice)
+        matches!(self, Kind::Pod | Kind::Service | Kind::EndpointSlice | Kind::NetworkPolicy)
     }
 }
 
@@ -85,8 +95,12 @@ pub struct Metadata {
     pub uid: Option<String>,
     /// RFC 3339, UTC: the API server's form, which sorts as text.
     pub creation_timestamp: Option<String>,
+    /// When somebody asked for its end.
+    pub deletion_timestamp: Option<String>,
     /// Labels.
     pub labels: Option<BTreeMap<String, String>>,
+    /// The annotations that are used here.
+    pub annotations: Option<Annotations>,
 }
 
 /// A Node.
@@ -133,47 +147,18 @@ pub struct NodeAddress {
 /// A Namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Namespace {
-    /// Its metadata: policy will select by its labels.
+    /// Its metadata: policy selects by its labels.
     pub metadata: Metadata,
 }
 
-/// A Pod.
+/// A NetworkPolicy or a ClusterNetworkPolicy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Pod {
-    /// Its metadata: policy will select by its labels.
+pub struct Policy {
+    /// Its metadata.
     pub metadata: Metadata,
-    /// Its `spec`.
-    pub spec: PodSpec,
-    /// Its `status`.
-    pub status: PodStatus,
-}
-
-/// `spec` of a Pod.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct PodSpec {
-    /// The node that it was scheduled to.
-    pub node_name: Option<String>,
-    /// Whether it lives in the node's own network namespace.
-    pub host_network: Option<bool>,
-}
-
-/// `status` of a Pod.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct PodStatus {
-    /// `Pending`, `Running`, `Succeeded`, `Failed`.
-    pub phase: Option<String>,
-    /// Its addresses.
-    #[serde(rename = "podIPs")]
-    pub pod_ips: Option<Vec<PodIp>>,
-}
-
-/// One of `status.podIPs`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct PodIp {
-    /// The address.
-    pub ip: String,
+    /// Its `spec` as it was written: what is wrong in it is this policy's mistake and not its whole file's, and what
+    /// can be read of it still counts.
+    pub spec: Value,
 }
 
 /// An object of a kind that the index keeps.
@@ -191,6 +176,10 @@ pub enum Object {
     EndpointSlice(EndpointSlice),
     /// A ServiceCIDR.
     ServiceCidr(ServiceCidr),
+    /// A NetworkPolicy.
+    NetworkPolicy(Policy),
+    /// A ClusterNetworkPolicy.
+    ClusterNetworkPolicy(Policy),
 }
 
 impl Object {
@@ -203,6 +192,8 @@ impl Object {
             Object::Service(_) => Kind::Service,
             Object::EndpointSlice(_) => Kind::EndpointSlice,
             Object::ServiceCidr(_) => Kind::ServiceCidr,
+            Object::NetworkPolicy(_) => Kind::NetworkPolicy,
+            Object::ClusterNetworkPolicy(_) => Kind::ClusterNetworkPolicy,
         }
     }
 
@@ -215,6 +206,7 @@ impl Object {
             Object::Service(service) => &service.metadata,
             Object::EndpointSlice(slice) => &slice.metadata,
             Object::ServiceCidr(cidr) => &cidr.metadata,
+            Object::NetworkPolicy(policy) | Object::ClusterNetworkPolicy(policy) => &policy.metadata,
         }
     }
 

@@ -14,11 +14,13 @@ pub mod k8s;
 pub mod manifest;
 mod node;
 mod nodes;
+mod policy;
 mod services;
 mod surroundings;
 
 pub use index::{Changes, Index, NodeTraffic, Settings, Withheld};
 pub use k8s::{Kind, Object, ObjectKey};
 pub use node::{Family, NodeFacts};
+pub use policy::{PodIdentity, PodPolicyReport, PolicyReport, RuleReport, RulesReport};
 pub use services::{EndpointReport, FrontendReport, HealthCheck, PortReport, ServiceReport};
 pub use surroundings::NodePortAddresses;

@@ -10,8 +10,8 @@ use serde_json::Value;
 use serde_saphyr::{Options, Spanned};
 
 use crate::k8s::{
-    EndpointSlice, Kind, Metadata, Namespace, Node, NodeSpec, NodeStatus, Object, Pod, PodSpec, PodStatus, Service,
-    ServiceCidr, ServiceCidrSpec, ServiceSpec, ServiceStatus, SliceEndpoint, SlicePort,
+    EndpointSlice, Kind, Metadata, Namespace, Node, NodeSpec, NodeStatus, Object, Pod, PodSpec, PodStatus, Policy,
+    Service, ServiceCidr, ServiceCidrSpec, ServiceSpec, ServiceStatus, SliceEndpoint, SlicePort,
 };
 
 /// What a manifest holds.
@@ -137,6 +137,7 @@ struct Parts {
     address_type: String,
     endpoints: Vec<SliceEndpoint>,
     ports: Vec<SlicePort>,
+    policy: Value,
 }
 
 impl Parts {
@@ -150,6 +151,7 @@ impl Parts {
             (Kind::Service, "spec") => reader.read(&mut self.service.0),
             (Kind::Service, "status") => reader.read(&mut self.service.1),
             (Kind::ServiceCidr, "spec") => reader.read(&mut self.service_cidr),
+            (Kind::NetworkPolicy | Kind::ClusterNetworkPolicy, "spec") => reader.read(&mut self.policy),
             (Kind::EndpointSlice, "addressType") => reader.read(&mut self.address_type),
             (Kind::EndpointSlice, "endpoints") => reader.read(&mut self.endpoints),
             (Kind::EndpointSlice, "ports") => reader.read(&mut self.ports),
@@ -223,6 +225,8 @@ impl Unread {
                 Object::EndpointSlice(EndpointSlice { metadata, address_type, endpoints, ports })
             }
             Kind::ServiceCidr => Object::ServiceCidr(ServiceCidr { metadata, spec: parts.service_cidr }),
+            Kind::NetworkPolicy => Object::NetworkPolicy(Policy { metadata, spec: parts.policy }),
+            Kind::ClusterNetworkPolicy => Object::ClusterNetworkPolicy(Policy { metadata, spec: parts.policy }),
         })
     }
 }

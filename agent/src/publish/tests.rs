@@ -49,7 +49,7 @@ async fn first_everything_then_what_changes() {
     assert!(seen.state.peers.contains_key("n2"));
     assert_eq!(seen.state.endpoints.keys().collect::<Vec<_>>(), ["c3/eth0"]);
     assert_eq!(seen.transactions.iter().map(|t| t.1).filter(|full| *full).count(), 1);
-    assert_eq!(seen.transactions.last().unwrap().2, 1);
+    assert_eq!(seen.transactions.last().unwrap().2, 2, "the endpoint and its address");
     let progress = observer.now();
     assert_eq!((progress.sent, progress.applied), (progress.applied, seen.transactions.last().unwrap().0));
 }

@@ -94,6 +94,7 @@ pub async fn run(
         .route(path::CNI_STATUS, get(cni_status))
         .route(path::STATUS, get(status))
         .route(path::SERVICES, get(services))
+        .route(path::POLICIES, get(policies))
         .fallback(async || answer::<()>(Err(refuse(404, "no such call in this version of the agent"))))
         .layer(DefaultBodyLimit::max(MAX_REQUEST))
         .with_state(service);
@@ -137,6 +138,13 @@ async fn services(State(service): State<Service>) -> Response {
     let desired = service.status.desired.clone();
     // Some ten thousand Services take a while to write down: not on a thread that others need.
     let listed = tokio::task::spawn_blocking(move || desired.read(crate::services::list)).await;
+    answer(listed.map_err(|e| refuse(500, e.to_string())))
+}
+
+async fn policies(State(service): State<Service>) -> Response {
+    let desired = service.status.desired.clone();
+    // Likewise: some hundred pods with a thousand rules each.
+    let listed = tokio::task::spawn_blocking(move || desired.read(crate::policies::list)).await;
     answer(listed.map_err(|e| refuse(500, e.to_string())))
 }
 

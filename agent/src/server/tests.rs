@@ -57,6 +57,8 @@ impl Node {
         for name in ["objects", "run", "state", "netns"] {
             fs::create_dir(node.path(name)).unwrap();
         }
+        let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: default}\n";
+        fs::write(node.path("objects/namespace.yaml"), namespace).unwrap();
         node
     }
 
@@ -71,8 +73,19 @@ impl Node {
     }
 
     fn write(&self, text: &str) {
+        self.write_to("node.yaml", text);
+    }
+
+    fn write_to(&self, file: &str, text: &str) {
         fs::write(self.path("draft"), text).unwrap();
-        fs::rename(self.path("draft"), self.path("objects/node.yaml")).unwrap();
+        fs::rename(self.path("draft"), self.path("objects").join(file)).unwrap();
+    }
+
+    /// The object of the pod that `add` is for.
+    fn write_pod(&self, container: &str, uid: &str) {
+        let text =
+            format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {container}, uid: {uid}, labels: {{app: a}}}}\n");
+        self.write_to(&format!("pod-{container}.yaml"), &text);
     }
 
     fn agent(&self) -> Agent {
@@ -113,6 +126,12 @@ impl Node {
     }
 
     fn add(&self, container: &str) -> AddRequest {
+        self.write_pod(container, "u");
+        self.add_unknown(container)
+    }
+
+    /// The same without an object of the pod.
+    fn add_unknown(&self, container: &str) -> AddRequest {
         let netns = self.path("netns").join(container);
         fs::write(&netns, "").unwrap();
         AddRequest {
@@ -221,6 +240,66 @@ fn a_pod_that_cannot_be_connected_is_refused_with_the_reason() {
 }
 
 #[test]
+fn a_pod_is_connected_when_its_own_object_is_known() {
+    let node = Node::with_object();
+    let (dataplane, _agent) = (node.dataplane(), node.agent());
+    let client = node.ready_client();
+    node.write_pod("c1", "another-uid");
+    client.add(&node.add_unknown("c1")).unwrap();
+    let connecting = {
+        let client = client.clone();
+        std::thread::spawn(move || client.ready(&ReadyRequest { attachment: id("c1") }))
+    };
+    let waits = || client.policies().unwrap().pods.first().is_some_and(|pod| pod.trouble.is_some());
+    until("it waits for the pod's object", waits);
+    assert!(dataplane.lock().state.endpoints.is_empty() && !connecting.is_finished());
+    let deny =
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: deny}\nspec: {podSelector: {}}\n";
+    node.write_to("policy.yaml", deny);
+    node.write_pod("c1", "u");
+    connecting.join().unwrap().unwrap();
+    until("its policy is in force", || {
+        let seen = dataplane.lock();
+        seen.state.endpoints.get("c1/eth0").is_some_and(|endpoint| endpoint.policy.ingress.is_some())
+    });
+    let status = client.policies().unwrap();
+    assert_eq!((status.policies.len(), status.policies[0].selects, &*status.policies[0].tier), (1, 1, "NetworkPolicy"));
+    let ingress = status.pods[0].ingress.as_ref().unwrap();
+    assert!(ingress.isolated && ingress.rules[0].name == "NetworkPolicy isolation", "{ingress:?}");
+    assert_eq!((&status.pods[0].egress, &status.pods[0].trouble), (&None, &None));
+    // A wrong word is refused by its field, and what the policy said before goes on.
+    node.write_to("policy.yaml", &deny.replace("{podSelector: {}}", "{podSelector: 7}"));
+    until("the reason", || {
+        client.policies().unwrap().policies[0].refused.iter().any(|r| r.contains("spec.podSelector"))
+    });
+    assert!(client.policies().unwrap().policies[0].instead.contains("stays in force"));
+    assert!(client.status().unwrap().refused.iter().any(|refused| refused.place.ends_with("policy.yaml:1")));
+}
+
+#[test]
+fn a_restarted_agent_isolates_a_pod_whose_object_is_gone() {
+    let node = Node::with_object();
+    let (dataplane, agent) = (node.dataplane(), node.agent());
+    node.pod(&node.ready_client(), "c1");
+    let policy = || dataplane.lock().state.endpoints["c1/eth0"].policy;
+    assert_eq!(policy(), Default::default());
+    drop(agent);
+    fs::remove_file(node.path("objects/pod-c1.yaml")).unwrap();
+    let agent = node.agent();
+    let client = node.ready_client();
+    until("it is denied everything", || policy().ingress.is_some() && policy().egress.is_some());
+    assert!(client.status().unwrap().conditions.iter().any(|c| c.contains("everything is denied meanwhile")));
+    assert!(client.policies().unwrap().pods[0].ingress.as_ref().unwrap().rules[0].action == "Deny");
+    node.write_pod("c1", "u");
+    until("its own policy is in force", || policy() == Default::default());
+    // While the agent runs, a pod whose object goes keeps the policy that it had.
+    fs::remove_file(node.path("objects/pod-c1.yaml")).unwrap();
+    until("its address has no owner any more", || dataplane.lock().state.policy.addresses.is_empty());
+    assert_eq!(policy(), Default::default());
+    drop(agent);
+}
+
+#[test]
 fn gc_keeps_what_is_listed() {
     let node = Node::with_object();
     let (dataplane, _agent) = (node.dataplane(), node.agent());
@@ -246,7 +325,7 @@ fn restarts_of_both_change_nothing_for_pods() {
     let _agent = node.agent();
     let client = node.ready_client();
     assert_eq!(first.lock().state, before);
-    assert!(first.lock().transactions[told..].iter().all(|t| t.1 && t.2 == 2), "{:?}", first.lock().transactions);
+    assert!(first.lock().transactions[told..].iter().all(|t| t.1 && t.2 == 4), "{:?}", first.lock().transactions);
     assert_eq!(client.check(&CheckRequest { attachment: id("c1") }).unwrap(), reply);
     drop(first);
     until("the loss is seen", || refusal(client.cni_status()).2.contains("not connected"));

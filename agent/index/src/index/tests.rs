@@ -180,7 +180,8 @@ fn endpoints_whose_address_became_somebody_elses_are_withheld() {
     index.settle();
     assert!(index.withheld().any(|w| w.id == "d" && w.reason.contains("the node's own")));
     index.detach("a");
-    assert_eq!(index.settle(), [(v1::Key::Endpoint("a".into()), None)].into());
+    let address = v1::Key::Address("10.0.0.2".parse().unwrap());
+    assert_eq!(index.settle(), [(v1::Key::Endpoint("a".into()), None), (address, None)].into());
 }
 
 #[derive(Clone, Debug)]
