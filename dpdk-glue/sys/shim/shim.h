@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <rte_acl.h>
 #include <rte_bus.h>
 #include <rte_cycles.h>
 #include <rte_dev.h>
@@ -19,6 +20,7 @@
 #include <rte_mempool.h>
 #include <rte_thread.h>
 #include <rte_version.h>
+#include <rte_vect.h>
 #include <rte_vhost.h>
 
 int shim_errno(void);
