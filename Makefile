@@ -49,7 +49,7 @@ demo: build
 	@KEEP='$(KEEP)' MEMORY='$(LAB_MEMORY)' tests/demo/demo.sh target/release
 
 # Whole paths against the kernel, then the packet path and the tables alone (criterion; no devices), then the flow table
-# beside rte_hash. A bit over half an hour after the build on two cores; `podplane-perf list` names the single rows.
+# beside rte_hash and policies beside rte_acl. A bit over half an hour after the build on two cores; `podplane-perf list` names the single rows.
 # service-change wants 1 GiB of hugepages, rte_hash with 8M entries the 800 MiB of its EAL and 1 GiB for the tables.
 BENCH_MEMORY ?= 1200
 FLOWS_MEMORY ?= 2400
@@ -58,7 +58,7 @@ bench: build
 	{ target/release/podplane-perf run; status=$$?; target/release/podplane-hugepages release; exit $$status; }
 	$(CARGO) bench -p podplane-pipeline -p podplane-tables
 	@target/release/podplane-hugepages setup --memory $(FLOWS_MEMORY) && \
-	{ $(CARGO) bench -p dpdk-glue --bench flows; status=$$?; target/release/podplane-hugepages release; exit $$status; }
+	{ $(CARGO) bench -p dpdk-glue --bench flows --bench acl; status=$$?; target/release/podplane-hugepages release; exit $$status; }
 
 # Inputs are as long as what they describe needs; longer ones are only slower. New inputs go to CORPUS, the kept seeds
 # are only read. RUNS= ends each target after so many inputs instead of SECONDS.

@@ -1,5 +1,5 @@
-//! Mapped memory of our own, cache-line prefetch, the SIMD tag match and a round of AES: the only `unsafe` of this
-//! crate.
+//! Mapped memory of our own, cache-line prefetch, the SIMD tag match, wide vectors and a round of AES: the only `unsafe`
+//! of this crate.
 #![allow(unsafe_code)]
 
 mod aes;
@@ -48,6 +48,25 @@ pub fn prefetch<T>(value: &T) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = value;
+}
+
+/// Runs `work` compiled for the widest vectors that are worth it, where the CPU has them: what is inlined into it, and only
+/// that, may use AVX2.
+#[inline(always)]
+pub fn vectorized<R>(work: impl FnOnce() -> R) -> R {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+        fn wide<R>(work: impl FnOnce() -> R) -> R {
+            work()
+        }
+        use std::arch::is_x86_feature_detected as has;
+        if has!("avx2") && has!("bmi1") && has!("bmi2") && has!("lzcnt") && has!("popcnt") {
+            // SAFETY: the CPU has all the features that the function is compiled for.
+            return unsafe { wide(work) };
+        }
+    }
+    work()
 }
 
 /// Which of 16 bytes equal `tag`: bit i for byte i. SSE2 is part of every x86-64, so nothing is detected at run time.

@@ -13,6 +13,7 @@
 //! [`Policies::judge`] neither allocates nor locks; hit counters are relaxed atomics that all snapshots share.
 
 mod apply;
+mod hits;
 mod intervals;
 mod introspect;
 mod judge;
@@ -25,13 +26,13 @@ mod spec;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
+use hits::Hits;
 use intervals::Intervals;
 use set::Set;
 use sharded::Sharded;
 
-pub use judge::{Decision, L4};
+pub use judge::{Decision, L4, Query};
 pub use layout::MAX_RULES;
 pub use spec::{
     Action, Change, ClassId, Effects, NetSpec, PeersSpec, PolicyError, Ports, RuleId, RuleSetId, RuleSpec, SelectorId,
@@ -69,7 +70,7 @@ pub struct Policies {
 #[derive(Clone)]
 struct Rule {
     spec: Arc<RuleSpec>,
-    hits: Arc<AtomicU64>,
+    hits: Arc<Hits>,
 }
 
 /// A set of selectors that addresses have.
@@ -93,6 +94,7 @@ impl std::fmt::Debug for Policies {
 }
 
 /// An address as a point of its family's line.
+#[derive(Clone, Copy)]
 enum Point {
     V4(u32),
     V6(u128),

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use podplane_tables::policy::{
-    Action, Change, Decision, Effects, L4, NetSpec, PeersSpec, Policies, PolicyError, Ports, RuleId, RuleSetId,
-    RuleSpec, SelectorId, Tier,
+    Action, Change, Decision, Effects, L4, MAX_RULES, NetSpec, PeersSpec, Policies, PolicyError, Ports, Query, RuleId,
+    RuleSetId, RuleSpec, SelectorId, Tier,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -251,10 +251,19 @@ fn questions() -> Vec<(RuleSetId, IpAddr, L4, bool)> {
 
 /// Every answer equals the oracle's; those that changed are covered by the effects.
 fn compare(policies: &Policies, model: &Model, before: Option<(&Policies, &Effects)>) {
-    for (set, peer, l4, own) in questions() {
+    let questions = questions();
+    let queries: Vec<Query> = questions.iter().map(|&(set, peer, l4, own)| Query { set, peer, l4, own }).collect();
+    let mut in_bulk = vec![Decision { accept: false, rule: None }; queries.len()];
+    let hits = |rule: &RuleId| policies.hits(*rule);
+    let before_hits: u64 = model.rules.keys().map(hits).sum();
+    policies.judge_bulk(&queries, &mut in_bulk);
+    let counted = in_bulk.iter().filter(|decision| decision.rule.is_some()).count() as u64;
+    assert_eq!(model.rules.keys().map(hits).sum::<u64>(), before_hits + counted);
+    for ((set, peer, l4, own), bulk) in questions.into_iter().zip(in_bulk) {
         let expected = model.judge(set, peer, l4, own);
         let decision = policies.peek(set, peer, l4, own);
         assert_eq!(decision, expected, "{set:?} {peer} {l4:?} own {own}");
+        assert_eq!(bulk, expected, "in bulk: {set:?} {peer} {l4:?} own {own}");
         if let Some((before, effects)) = before {
             let covered = effects.addresses.contains(&peer) || effects.sets.contains(&set);
             assert!(covered || before.peek(set, peer, l4, own) == decision, "{set:?} {peer} {l4:?}: {effects:?}");
@@ -304,4 +313,77 @@ proptest! {
         let (at_once, _) = whole.with(|change| Policies::default().with(change)).expect("nothing dangles");
         compare(&at_once, &model, None);
     }
+}
+
+fn rule_of(action: Action, peers: PeersSpec, ports: Option<Ports>) -> Option<Arc<RuleSpec>> {
+    let ports = ports.map(|ports| Box::from([ports]));
+    Some(Arc::new(RuleSpec { tier: Tier::NetworkPolicy, action, peers, named: None, ports }))
+}
+
+fn refused(policies: &Policies, change: &Change<'_>) -> PolicyError {
+    policies.with(change).expect_err("a change that cannot be")
+}
+
+#[test]
+fn what_cannot_be_is_refused_as_a_whole() {
+    let ports = |first, last| Ports { protocol: 6, first, last };
+    let any = rule_of(Action::Accept, PeersSpec::Any, None);
+    let rules = [(RuleId(1), any.clone())];
+    let sets = [(RuleSetId(1), Some(Arc::from([RuleId(1)])))];
+    let (policies, _) =
+        Policies::default().with(&Change { rules: &rules, sets: &sets, ..Change::default() }).expect("a valid change");
+
+    let back = rule_of(Action::Accept, PeersSpec::Any, Some(ports(81, 80)));
+    let change = Change { rules: &[(RuleId(2), back)], ..Change::default() };
+    assert_eq!(refused(&policies, &change), PolicyError::Ports(RuleId(2), ports(81, 80)));
+
+    let long: (IpAddr, u8) = ("10.0.0.0".parse().expect("an address"), 33);
+    let change = Change { pod_ranges: Some(&[long]), ..Change::default() };
+    assert_eq!(refused(&policies, &change), PolicyError::Prefix(long.0, 33));
+    let net = NetSpec { net: (long.0, 8), except: Box::new([long]) };
+    let block = rule_of(Action::Accept, PeersSpec::Of { selectors: Box::new([]), nets: Box::new([net]) }, None);
+    let change = Change { rules: &[(RuleId(2), block)], ..Change::default() };
+    assert_eq!(refused(&policies, &change), PolicyError::Prefix(long.0, 33));
+
+    let change = Change { rules: &[(RuleId(1), None)], ..Change::default() };
+    assert_eq!(refused(&policies, &change), PolicyError::NoRule { set: RuleSetId(1), rule: RuleId(1) });
+    let change = Change { sets: &[(RuleSetId(2), Some(Arc::from([RuleId(9)])))], ..Change::default() };
+    assert_eq!(refused(&policies, &change), PolicyError::NoRule { set: RuleSetId(2), rule: RuleId(9) });
+
+    // As many rules as a set can have, and one more.
+    let many: Vec<_> = (0..=MAX_RULES as u32).map(|n| (RuleId(n), any.clone())).collect();
+    let list: Arc<[RuleId]> = many.iter().map(|(id, _)| *id).collect();
+    let most = [(RuleSetId(2), Some(list[..MAX_RULES].into()))];
+    let (full, _) = policies.with(&Change { rules: &many, sets: &most, ..Change::default() }).expect("just enough");
+    let set = [(RuleSetId(2), Some(list))];
+    let change = Change { sets: &set, ..Change::default() };
+    let rules = MAX_RULES + 1;
+    assert_eq!(refused(&full, &change), PolicyError::TooManyRules { set: RuleSetId(2), rules });
+}
+
+#[test]
+fn the_last_of_many_rules_decides_and_a_new_first_one_takes_over() {
+    let only = |port| rule_of(Action::Accept, PeersSpec::Any, Some(Ports { protocol: 6, first: port, last: port }));
+    let mut rules: Vec<_> = (0..3000).map(|n| (RuleId(u32::from(n)), only(n))).collect();
+    rules.push((RuleId(3000), rule_of(Action::Deny, PeersSpec::Any, None)));
+    let list: Vec<RuleId> = rules.iter().map(|(id, _)| *id).collect();
+    let sets = [(RuleSetId(1), Some(list[..].into()))];
+    let (policies, effects) =
+        Policies::default().with(&Change { rules: &rules, sets: &sets, ..Change::default() }).expect("a valid change");
+    assert_eq!(effects, Effects { addresses: vec![], sets: vec![RuleSetId(1)] });
+
+    let peer = "10.0.0.1".parse().expect("an address");
+    let asked =
+        |policies: &Policies, port| policies.judge(RuleSetId(1), peer, L4 { protocol: 6, port: Some(port) }, false);
+    assert_eq!(asked(&policies, 2999), Decision { accept: true, rule: Some(RuleId(2999)) });
+    assert_eq!(asked(&policies, 3000), Decision { accept: false, rule: Some(RuleId(3000)) });
+
+    let longer: Vec<RuleId> = [RuleId(4000)].into_iter().chain(list).collect();
+    let rules = [(RuleId(4000), rule_of(Action::Deny, PeersSpec::Any, None))];
+    let sets = [(RuleSetId(1), Some(longer.into()))];
+    let (next, _) = policies.with(&Change { rules: &rules, sets: &sets, ..Change::default() }).expect("a valid change");
+    assert_eq!(asked(&next, 2999), Decision { accept: false, rule: Some(RuleId(4000)) });
+    // Both snapshots count the same rule's hits.
+    assert_eq!(asked(&policies, 2999).rule, Some(RuleId(2999)));
+    assert_eq!([next.hits(RuleId(2999)), next.hits(RuleId(3000)), next.hits(RuleId(4000))], [2, 1, 1]);
 }

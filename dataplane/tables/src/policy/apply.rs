@@ -281,10 +281,9 @@ impl Policies {
         for id in &touched.came {
             let Some(class) = self.classes.get(id).filter(|class| class.addresses != 0) else { continue };
             for rule in self.rules_about(&class.selectors) {
-                let Some(spec) = self.rule(rule).filter(|spec| set::matches_class(spec, &class.selectors)) else {
-                    continue;
-                };
-                if set::triggers(spec).is_empty() {
+                let Some(spec) = self.rule(rule).filter(|spec| !set::triggers(spec).is_empty()) else { continue };
+                // Without a binding the one selector by which the rule was found suffices.
+                if spec.named.is_some() && !set::matches_class(spec, &class.selectors) {
                     continue;
                 }
                 for set in self.sets_of(rule) {
@@ -325,7 +324,7 @@ impl Policies {
             .filter(|address| old.class_of(*address) != self.class_of(*address))
             .collect();
         if change.pod_ranges.is_some() {
-            sets.extend(self.sets.iter().filter(|(_, set)| set.knows_pod_ranges()).map(|(id, _)| RuleSetId(*id)));
+            sets.extend(self.sets.iter().filter(|(_, set)| set.knows_pod_ranges).map(|(id, _)| RuleSetId(*id)));
         }
         Effects { addresses: addresses.into_iter().collect(), sets: sets.into_iter().collect() }
     }

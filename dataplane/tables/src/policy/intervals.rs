@@ -1,8 +1,12 @@
-//! A line cut into intervals, each with a row; found by a tree of 16 keys a node.
+//! A line cut into intervals, each with a row. The line from the second interval's first point on has buckets of equal
+//! width, which say where to search; few intervals begin in one bucket unless they crowd.
 
 use super::row::{Bits, Row};
 
-const NODE: usize = 16;
+/// Intervals' first points that are compared at once.
+const WINDOW: usize = 8;
+/// The most buckets.
+const BUCKETS: usize = 1 << 16;
 
 /// A point of a line: a port with its protocol, or an address.
 pub(super) trait Key: Copy + Ord + std::fmt::Debug {
@@ -12,6 +16,8 @@ pub(super) trait Key: Copy + Ord + std::fmt::Debug {
     fn next(self) -> Option<Self>;
     /// The point before; `None` before the first.
     fn previous(self) -> Option<Self>;
+    /// How far it is from `base`, which is not after it, in widths of `shift` bits.
+    fn offset(self, base: Self, shift: u32) -> usize;
 }
 
 impl Key for u32 {
@@ -22,6 +28,10 @@ impl Key for u32 {
     }
     fn previous(self) -> Option<u32> {
         self.checked_sub(1)
+    }
+    #[inline(always)]
+    fn offset(self, base: u32, shift: u32) -> usize {
+        usize::try_from((self - base) >> shift).unwrap_or(usize::MAX)
     }
 }
 
@@ -34,6 +44,10 @@ impl Key for u128 {
     fn previous(self) -> Option<u128> {
         self.checked_sub(1)
     }
+    #[inline(always)]
+    fn offset(self, base: u128, shift: u32) -> usize {
+        usize::try_from((self - base) >> shift).unwrap_or(usize::MAX)
+    }
 }
 
 /// From the first point to the last, and the position that rows have there.
@@ -41,13 +55,14 @@ pub(super) type Span<K> = (K, K, u32);
 
 #[derive(Clone, Debug)]
 pub(super) struct Intervals<K> {
-    /// The levels of the tree, the root first. A level holds each 16th key of the next one; the lowest holds the
-    /// intervals' first points. Places without a key hold the greatest one.
-    nodes: Box<[[K; NODE]]>,
-    /// Of each level from the root: its first node, and how many keys it has. Never empty.
-    levels: Box<[(u32, u32)]>,
+    /// The intervals' first points, then so many times the greatest point that a window from any of them is full.
+    firsts: Box<[K]>,
     /// Each interval's row, in order.
     rows: Box<[Row]>,
+    /// For each bucket the last interval that begins before it (at least 1), and at the end the last of all. Empty: all fit one window.
+    buckets: Box<[u32]>,
+    /// The width of a bucket, as a power of two.
+    shift: u32,
 }
 
 impl<K: Key> Default for Intervals<K> {
@@ -59,21 +74,26 @@ impl<K: Key> Default for Intervals<K> {
 impl<K: Key> Intervals<K> {
     /// From the first points, ascending from the least of all.
     fn new(parts: Vec<(K, Row)>) -> Self {
-        let mut heights: Vec<Vec<K>> = vec![parts.iter().map(|(first, _)| *first).collect()];
-        while let Some(keys) = heights.last().filter(|keys| keys.len() > NODE) {
-            heights.push(keys.iter().copied().step_by(NODE).collect());
+        let (mut firsts, rows): (Vec<K>, Vec<Row>) = parts.into_iter().unzip();
+        let (mut buckets, mut shift) = (Vec::new(), 0);
+        if firsts.len() > WINDOW + 1 {
+            let wanted = (8 * firsts.len()).next_power_of_two().min(BUCKETS);
+            let (base, last) = (firsts[1], firsts.len() - 1);
+            while firsts[last].offset(base, shift) >= wanted {
+                shift += 1;
+            }
+            // The last interval that begins before the bucket, or the first of all that have buckets.
+            let mut at = 1;
+            for bucket in 0..=firsts[last].offset(base, shift) {
+                while at < last && firsts[at + 1].offset(base, shift) < bucket {
+                    at += 1;
+                }
+                buckets.push(at as u32);
+            }
+            buckets.push(last as u32);
         }
-        let (mut nodes, mut levels) = (Vec::new(), Vec::new());
-        for keys in heights.iter().rev() {
-            levels.push((nodes.len() as u32, keys.len() as u32));
-            nodes.extend(keys.chunks(NODE).map(|keys| {
-                let mut node = [K::MAX; NODE];
-                node[..keys.len()].copy_from_slice(keys);
-                node
-            }));
-        }
-        let rows = parts.into_iter().map(|(_, row)| row).collect();
-        Intervals { nodes: nodes.into(), levels: levels.into(), rows }
+        firsts.extend([K::MAX; WINDOW]);
+        Intervals { firsts: firsts.into(), rows: rows.into(), buckets: buckets.into(), shift }
     }
 
     /// The row at a point.
@@ -82,15 +102,25 @@ impl<K: Key> Intervals<K> {
         if self.rows.len() == 1 {
             return &self.rows[0];
         }
-        let mut at = 0;
-        for &(first, keys) in &self.levels {
-            let node = &self.nodes[first as usize + at];
-            let below: usize = node.iter().map(|key| usize::from(*key <= point)).sum();
-            // Not beyond the keys, though the point be the greatest of all, as places without a key are. A node's
-            // first key is never above the point.
-            at = (at * NODE + below - 1).min(keys as usize - 1);
+        let mut low = 0;
+        if !self.buckets.is_empty() {
+            let base = self.firsts[1];
+            if point < base {
+                return &self.rows[0];
+            }
+            let bucket = point.offset(base, self.shift).min(self.buckets.len() - 2);
+            low = self.buckets[bucket] as usize;
+            let mut high = self.buckets[bucket + 1] as usize;
+            // Crowded: halve until one window has all that may begin at the point or before.
+            while high - low > WINDOW {
+                let middle = low.midpoint(high);
+                if self.firsts[middle] <= point { low = middle } else { high = middle - 1 }
+            }
         }
-        &self.rows[at]
+        let window = &self.firsts[low + 1..low + 1 + WINDOW];
+        let after: usize = window.iter().map(|first| usize::from(*first <= point)).sum();
+        // Not beyond the last, though the point be the greatest of all, as what fills the window is.
+        &self.rows[(low + after).min(self.rows.len() - 1)]
     }
 
     pub(super) fn rows(&self) -> impl Iterator<Item = &Row> {
@@ -99,12 +129,11 @@ impl<K: Key> Intervals<K> {
 
     /// Bytes, without the rows themselves.
     pub(super) fn memory(&self) -> usize {
-        size_of_val(&*self.nodes) + size_of_val(&*self.levels) + size_of_val(&*self.rows)
+        size_of_val(&*self.firsts) + size_of_val(&*self.buckets) + size_of_val(&*self.rows)
     }
 
     fn firsts(&self) -> impl Iterator<Item = K> {
-        let lowest = self.levels[self.levels.len() - 1].0 as usize;
-        self.nodes[lowest..].iter().flatten().copied().take(self.rows.len())
+        self.firsts.iter().copied().take(self.rows.len())
     }
 
     /// Without the positions of `clear` in their spans and with those of `set` in theirs. Spans of one list and one

@@ -2,15 +2,15 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
+use super::hits::Hits;
 use super::spec::{ClassId, RuleId, RuleSetId, RuleSpec, SelectorId};
 use super::{Point, Policies};
 
 impl Policies {
     /// How often a rule decided since it came, in all snapshots that have it; 0 if it does not exist.
     pub fn hits(&self, rule: RuleId) -> u64 {
-        self.rules.get(&rule.0).map_or(0, |rule| rule.hits.load(Ordering::Relaxed))
+        self.rules.get(&rule.0).map_or(0, |rule| rule.hits.total())
     }
 
     /// A rule as control gave it.
@@ -66,7 +66,7 @@ impl Policies {
     /// another snapshot counts in both.
     pub fn memory(&self) -> usize {
         let sets: usize = self.sets.iter().map(|(_, set)| set.memory()).sum();
-        let rules: usize = self.rules.iter().map(|(_, rule)| rule.spec.memory()).sum();
+        let rules: usize = self.rules.iter().map(|(_, rule)| rule.spec.memory() + size_of::<Hits>()).sum();
         let classes: usize = self.classes.iter().map(|(_, class)| size_of_val(&*class.selectors)).sum();
         let lists = self.by_selector.iter().map(|(_, list)| list.capacity() * 4 + 40).sum::<usize>()
             + self.by_rule.iter().map(|(_, list)| list.capacity() * 4 + 40).sum::<usize>();

@@ -1,13 +1,17 @@
 //! The decision about a flow.
 
 use std::net::IpAddr;
-use std::sync::atomic::Ordering;
 
 use super::layout::Slot;
 use super::ranges;
-use super::row;
+use super::row::Rows;
+use super::set::Set;
 use super::spec::{Action, ClassId, RuleId, RuleSetId, SelectorId};
 use super::{Point, Policies};
+use crate::mem;
+
+/// Queries that [`Policies::judge_bulk`] works on at the same time.
+const BURST: usize = 32;
 
 /// What a flow's server is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,6 +20,19 @@ pub struct L4 {
     pub protocol: u8,
     /// The server's port in host byte order; `None`: the protocol has no ports (ICMP, other).
     pub port: Option<u16>,
+}
+
+/// A flow to decide about: what [`Policies::judge`] is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Query {
+    /// The pod's set in this direction.
+    pub set: RuleSetId,
+    /// The other end.
+    pub peer: IpAddr,
+    /// What the server is asked for.
+    pub l4: L4,
+    /// Client and server are the same pod.
+    pub own: bool,
 }
 
 /// What was decided.
@@ -28,6 +45,21 @@ pub struct Decision {
     pub rule: Option<RuleId>,
 }
 
+impl Decision {
+    /// Of a set that does not exist: nothing is known to allow the flow.
+    const NO_SET: Decision = Decision { accept: false, rule: None };
+}
+
+/// A flow with what decides about it.
+#[derive(Clone, Copy)]
+struct Case<'a> {
+    set: &'a Set,
+    rows: Rows<'a>,
+    point: Point,
+    known: Option<ClassId>,
+    own: bool,
+}
+
 impl Policies {
     /// Decides about a flow between a pod that has `set` in this direction and `peer`: the client's address before
     /// masquerade for ingress, the server's after Service translation for egress. `own`: client and server are the same
@@ -36,91 +68,153 @@ impl Policies {
     /// No allocation, no locks.
     #[inline]
     pub fn judge(&self, set: RuleSetId, peer: IpAddr, l4: L4, own: bool) -> Decision {
-        let (accept, slot) = self.decide(set, peer, l4, own);
+        let Some(set) = self.sets.get(&set.0) else { return Decision::NO_SET };
+        let point = Point::from(peer);
+        let (accept, slot) = self.settle(&self.case(set, point, self.known(point), l4, own));
         if let Some(slot) = slot {
-            slot.hits.fetch_add(1, Ordering::Relaxed);
+            slot.hits.count();
         }
         Decision { accept, rule: slot.map(|slot| slot.rule) }
     }
 
-    /// [`Policies::judge`] about an imaginary flow: counts nothing.
-    pub fn peek(&self, set: RuleSetId, peer: IpAddr, l4: L4, own: bool) -> Decision {
-        let (accept, slot) = self.decide(set, peer, l4, own);
-        Decision { accept, rule: slot.map(|slot| slot.rule) }
+    /// [`Policies::judge`] for many flows: quicker, for what one waits for the others have time to fetch.
+    ///
+    /// # Panics
+    /// If the slices differ in length.
+    pub fn judge_bulk(&self, queries: &[Query], decisions: &mut [Decision]) {
+        assert_eq!(queries.len(), decisions.len());
+        for (queries, decisions) in queries.chunks(BURST).zip(decisions.chunks_mut(BURST)) {
+            mem::vectorized(
+                #[inline(always)]
+                || self.judge_burst(queries, decisions),
+            );
+        }
     }
 
     #[inline(always)]
-    fn decide(&self, set: RuleSetId, peer: IpAddr, l4: L4, own: bool) -> (bool, Option<&Slot>) {
-        let Some(set) = self.sets.get(&set.0) else { return (false, None) };
+    fn judge_burst(&self, queries: &[Query], decisions: &mut [Decision]) {
+        let mut sets: [Option<(&Set, Point, Option<ClassId>)>; BURST] = [None; BURST];
+        let mut cases: [Option<Case<'_>>; BURST] = [None; BURST];
+        let mut slots: [Option<&Slot>; BURST] = [None; BURST];
+        for query in queries {
+            match Point::from(query.peer) {
+                Point::V4(address) => self.addresses4.prefetch(&address),
+                Point::V6(address) => self.addresses6.prefetch(&address),
+            }
+        }
+        for (query, found) in queries.iter().zip(&mut sets) {
+            let Some(set) = self.sets.get(&query.set.0) else { continue };
+            let point = Point::from(query.peer);
+            let known = self.known(point);
+            if let Some(class) = known {
+                set.classes.prefetch(&class.0);
+            }
+            *found = Some((set, point, known));
+        }
+        for ((query, found), case) in queries.iter().zip(sets).zip(&mut cases) {
+            let Some((set, point, known)) = found else { continue };
+            let found = self.case(set, point, known, query.l4, query.own);
+            found.rows.prefetch();
+            *case = Some(found);
+        }
+        for ((case, slot), decision) in cases.iter().zip(&mut slots).zip(&mut *decisions) {
+            let Some(case) = case else {
+                *decision = Decision::NO_SET;
+                continue;
+            };
+            let (accept, found) = self.settle(case);
+            if let Some(found) = found {
+                found.hits.prefetch();
+            }
+            *slot = found;
+            *decision = Decision { accept, rule: found.map(|slot| slot.rule) };
+        }
+        for slot in slots.iter().flatten() {
+            slot.hits.count();
+        }
+    }
+
+    /// [`Policies::judge`] about an imaginary flow: counts nothing.
+    pub fn peek(&self, set: RuleSetId, peer: IpAddr, l4: L4, own: bool) -> Decision {
+        let Some(set) = self.sets.get(&set.0) else { return Decision::NO_SET };
+        let point = Point::from(peer);
+        let (accept, slot) = self.settle(&self.case(set, point, self.known(point), l4, own));
+        Decision { accept, rule: slot.map(|slot| slot.rule) }
+    }
+
+    /// Finds the rows.
+    #[inline(always)]
+    fn case<'a>(&'a self, set: &'a Set, point: Point, known: Option<ClassId>, l4: L4, own: bool) -> Case<'a> {
         let ports = match l4.port {
             Some(port) => set.ports.get(ranges::port(l4.protocol, port)),
             None => &set.portless,
         };
-        let point = Point::from(peer);
-        let known = self.known(&point);
         let class = match known {
             Some(class) => set.classes.get(&class.0).unwrap_or(&set.base),
-            None if set.knows_pod_ranges() && self.in_pod_range(&point) => &set.unknown,
+            None if set.knows_pod_ranges && self.in_pod_range(point) => &set.unknown,
             None => &set.base,
         };
         let net = match point {
             Point::V4(address) => set.nets4.get(address),
             Point::V6(address) => set.nets6.get(address),
         };
-        let own = if own { set.layout.network_policy } else { None };
+        Case { set, rows: Rows { ports, class, net, chunks: set.layout.chunks }, point, known, own }
+    }
+
+    /// Decides by the rows.
+    #[inline(always)]
+    fn settle<'a>(&self, case: &Case<'a>) -> (bool, Option<&'a Slot>) {
+        let layout = &case.set.layout;
+        let own = if case.own { layout.network_policy } else { None };
         let mut from = 0;
-        while let Some(at) = row::first(ports, class, net, from) {
+        while let Some(at) = case.rows.first(from) {
             // Rules ascend by tier: whatever stands there or later, the tier NetworkPolicy has been reached.
             if own.is_some_and(|own| at >= own as usize) {
                 return (true, None);
             }
-            let Some(slot) = set.layout.slots.get(at).and_then(Option::as_ref) else { break };
-            if slot.guard.is_some_and(|guard| !self.owner_matches(known, &point, guard, slot.action)) {
+            let Some(slot) = layout.slots.get(at).and_then(Option::as_ref) else { break };
+            if slot.guard.is_some_and(|guard| !self.owner_matches(case, guard, slot.action)) {
                 from = at + 1;
                 continue;
             }
             match slot.action {
                 Action::Accept => return (true, Some(slot)),
                 Action::Deny => return (false, Some(slot)),
-                Action::Pass => from = set.layout.after(slot.tier),
+                Action::Pass => from = layout.after(slot.tier),
             }
         }
         (true, None)
     }
 
     #[inline(always)]
-    fn known(&self, point: &Point) -> Option<ClassId> {
+    fn known(&self, point: Point) -> Option<ClassId> {
         match point {
-            Point::V4(address) => self.addresses4.get(address),
-            Point::V6(address) => self.addresses6.get(address),
+            Point::V4(address) => self.addresses4.get(&address),
+            Point::V6(address) => self.addresses6.get(&address),
         }
         .copied()
     }
 
-    fn in_pod_range(&self, point: &Point) -> bool {
+    fn in_pod_range(&self, point: Point) -> bool {
         match point {
-            Point::V4(address) => !self.pod_ranges.0.get(*address).is_empty(),
-            Point::V6(address) => !self.pod_ranges.1.get(*address).is_empty(),
+            Point::V4(address) => !self.pod_ranges.0.get(address).is_empty(),
+            Point::V6(address) => !self.pod_ranges.1.get(address).is_empty(),
         }
     }
 
     /// Whether an address that a rule's block has also matches the rule's named port.
-    fn owner_matches(&self, known: Option<ClassId>, point: &Point, binding: SelectorId, action: Action) -> bool {
-        match known {
+    fn owner_matches(&self, case: &Case<'_>, binding: SelectorId, action: Action) -> bool {
+        match case.known {
             Some(class) => {
                 self.classes.get(&class.0).is_some_and(|class| class.selectors.binary_search(&binding).is_ok())
             }
-            None => action == Action::Deny && self.in_pod_range(point),
+            None => action == Action::Deny && self.in_pod_range(case.point),
         }
     }
 
     /// The class of an address.
     pub fn class_of(&self, address: IpAddr) -> ClassId {
         let point = Point::from(address);
-        self.known(&point).unwrap_or_else(
-            || {
-                if self.in_pod_range(&point) { ClassId::UNKNOWN } else { ClassId::OUTSIDE }
-            },
-        )
+        self.known(point).unwrap_or_else(|| if self.in_pod_range(point) { ClassId::UNKNOWN } else { ClassId::OUTSIDE })
     }
 }

@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
-use super::row::POSITIONS;
+use super::hits::Hits;
+use super::row::{self, POSITIONS};
 use super::sharded::Sharded;
 use super::spec::{Action, PeersSpec, RuleId, SelectorId, Tier};
 use super::{Policies, Rule};
@@ -26,7 +26,7 @@ pub(super) struct Slot {
     /// The binding that the peer must match although a row of blocks has the bit: such rows know no owners.
     pub(super) guard: Option<SelectorId>,
     /// Written by workers, relaxed; read by control.
-    pub(super) hits: Arc<AtomicU64>,
+    pub(super) hits: Arc<Hits>,
 }
 
 impl Slot {
@@ -42,7 +42,7 @@ impl Slot {
     }
 }
 
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(super) struct Layout {
     /// By position.
     pub(super) slots: Arc<[Option<Slot>]>,
@@ -54,12 +54,8 @@ pub(super) struct Layout {
     pub(super) network_policy: Option<u32>,
     /// Whether some rule has a guard.
     pub(super) guarded: bool,
-}
-
-impl Default for Layout {
-    fn default() -> Self {
-        Layout { slots: Arc::from([]), places: Sharded::default(), after: [0; 3], network_policy: None, guarded: false }
-    }
+    /// Chunks of a row that has all positions.
+    pub(super) chunks: usize,
 }
 
 impl Layout {
@@ -120,6 +116,7 @@ impl Layout {
             network_policy,
             after: after.map(|at| at.unwrap_or(end)),
             guarded: rules().any(|(_, slot)| slot.guard.is_some()),
+            chunks: row::chunks(slots.len()),
             slots: slots.into(),
             places,
         }

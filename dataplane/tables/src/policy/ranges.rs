@@ -36,10 +36,16 @@ pub(super) fn ports(spec: &RuleSpec) -> Option<Ranges<u32>> {
     spec.ports.as_ref().map(|all| joined(all.iter().map(spans).collect()))
 }
 
-/// A port's point: the line has one stretch for each protocol.
+/// A port's point: the line has one stretch for each protocol, those of which rules speak side by side.
 #[inline(always)]
 pub(super) const fn port(protocol: u8, port: u16) -> u32 {
-    (protocol as u32) << 16 | port as u32
+    let stretch = match protocol {
+        6 => 0,
+        17 => 1,
+        132 => 2,
+        other => 3 + other as u32,
+    };
+    stretch << 16 | port as u32
 }
 
 /// Refuses a prefix that is longer than the address.

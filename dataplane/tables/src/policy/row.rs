@@ -2,12 +2,17 @@
 
 use std::sync::{Arc, LazyLock};
 
+use crate::mem;
+
 /// Words of a chunk.
 const WORDS: usize = 8;
 /// Positions of a chunk.
 const BITS: usize = 64 * WORDS;
 /// Chunks of a row: what the header has room for.
 const CHUNKS: usize = 8 * (WORDS - 1);
+/// The first so many chunks are there even if they are empty, when one of them follows that is not: chunk c is line c + 1
+/// in all rows of a set with no more chunks than that.
+const DENSE: usize = 4;
 /// Positions of a row.
 pub(super) const POSITIONS: usize = CHUNKS * BITS;
 
@@ -22,10 +27,15 @@ static EMPTY: LazyLock<Row> = LazyLock::new(|| Row(Arc::from([NOTHING])));
 /// Positions, immutable and shared.
 ///
 /// The first line is the header: a word that says which chunks are there (bit c for chunk c), then for each chunk a byte
-/// that says at which line it lies, 0 if nowhere. The chunks follow in order, none of them empty, so that equal sets
-/// are equal lines.
+/// that says at which line it lies, 0 if nowhere. The chunks follow in order; what lines there are depends on the
+/// positions alone, so that equal sets are equal lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Row(Arc<[Chunk]>);
+
+/// Chunks for so many positions.
+pub(super) const fn chunks(positions: usize) -> usize {
+    positions.div_ceil(BITS)
+}
 
 impl Default for Row {
     fn default() -> Row {
@@ -46,6 +56,9 @@ impl Row {
     fn new(chunks: impl Iterator<Item = (usize, Chunk)>) -> Row {
         let mut lines = vec![NOTHING];
         for (index, chunk) in chunks.filter(|(_, chunk)| *chunk != NOTHING) {
+            while index < DENSE && lines.len() <= index {
+                lines.push(NOTHING);
+            }
             let place = lines.len() as u64;
             lines[0].0[0] |= 1 << index;
             lines[0].0[1 + index / 8] |= place << (index % 8 * 8);
@@ -63,6 +76,24 @@ impl Row {
     fn chunk(&self, index: usize) -> &Chunk {
         let place = (self.0[0].0[1 + index / 8] >> (index % 8 * 8)) as usize & 0xff;
         if place == 0 { &NOTHING } else { &self.0[place] }
+    }
+
+    /// Whether each of a set's first `chunks` chunks is there, which its length says: then chunk c is line c + 1, and the
+    /// header need not be read.
+    #[inline(always)]
+    fn is_dense(&self, chunks: usize) -> bool {
+        self.0.len() == chunks + 1
+    }
+
+    /// Asks for the lines that [`first`] reads first.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, chunks: usize) {
+        if chunks > DENSE && !self.is_dense(chunks) {
+            mem::prefetch(&self.0[0]);
+        }
+        if let Some(chunk) = self.0.get(1) {
+            mem::prefetch(chunk);
+        }
     }
 
     /// This row with the positions of `set`, and without those of `clear` that `set` has not.
@@ -108,32 +139,77 @@ impl Row {
     }
 }
 
-/// The first position from `from` on that is in `ports` and in `class` or `net`.
-#[inline(always)]
-pub(super) fn first(ports: &Row, class: &Row, net: &Row, from: usize) -> Option<usize> {
-    let mut common = ports.present() & (class.present() | net.present());
-    if from != 0 {
-        if from >= POSITIONS {
+/// The rows that decide about a flow.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    pub(super) ports: &'a Row,
+    pub(super) class: &'a Row,
+    pub(super) net: &'a Row,
+    /// Chunks of the longest row of the set.
+    pub(super) chunks: usize,
+}
+
+impl Rows<'_> {
+    #[inline(always)]
+    pub(super) fn prefetch(&self) {
+        self.ports.prefetch(self.chunks);
+        self.class.prefetch(self.chunks);
+        self.net.prefetch(self.chunks);
+    }
+
+    /// The first position from `from` on that is in `ports` and in `class` or `net`.
+    #[inline(always)]
+    pub(super) fn first(&self, from: usize) -> Option<usize> {
+        let Rows { ports, class, net, chunks } = *self;
+        if chunks <= DENSE {
+            for at in from / BITS..ports.0.len() - 1 {
+                let line = |row: &'_ Row| *row.0.get(at + 1).unwrap_or(&NOTHING);
+                if let Some(position) = common(at, &ports.0[at + 1], &line(class), &line(net), from) {
+                    return Some(position);
+                }
+            }
             return None;
         }
-        common = common >> (from / BITS) << (from / BITS);
-    }
-    while common != 0 {
-        let at = common.trailing_zeros() as usize;
-        let (p, c, n) = (&ports.chunk(at).0, &class.chunk(at).0, &net.chunk(at).0);
-        let mut words: [u64; WORDS] = std::array::from_fn(|i| p[i] & (c[i] | n[i]));
-        if from > at * BITS {
-            let from = from - at * BITS;
-            words[..from / 64].fill(0);
-            words[from / 64] = words[from / 64] >> (from % 64) << (from % 64);
+        if ports.is_dense(chunks) && class.is_dense(chunks) && net.is_dense(chunks) {
+            let lines = ports.0[1..].iter().zip(&class.0[1..]).zip(&net.0[1..]).enumerate().skip(from / BITS);
+            for (at, ((ports, class), net)) in lines {
+                if let Some(position) = common(at, ports, class, net, from) {
+                    return Some(position);
+                }
+            }
+            return None;
         }
-        if words.iter().fold(0, |any, word| any | word) != 0 {
-            let word = words.iter().position(|word| *word != 0)?;
-            return Some(at * BITS + word * 64 + words[word].trailing_zeros() as usize);
+        let mut shared = ports.present() & (class.present() | net.present());
+        if from != 0 {
+            shared = if from < POSITIONS { shared >> (from / BITS) << (from / BITS) } else { 0 };
         }
-        common &= common - 1;
+        while shared != 0 {
+            let at = shared.trailing_zeros() as usize;
+            let found = common(at, ports.chunk(at), class.chunk(at), net.chunk(at), from);
+            if found.is_some() {
+                return found;
+            }
+            shared &= shared - 1;
+        }
+        None
     }
-    None
+}
+
+/// The first position from `from` on of those that the chunk `at` of each row has in common.
+#[inline(always)]
+fn common(at: usize, ports: &Chunk, class: &Chunk, net: &Chunk, from: usize) -> Option<usize> {
+    let mut words: [u64; WORDS] = std::array::from_fn(|i| ports.0[i] & (class.0[i] | net.0[i]));
+    if from > at * BITS {
+        let from = from - at * BITS;
+        words[..from / 64].fill(0);
+        words[from / 64] = words[from / 64] >> (from % 64) << (from % 64);
+    }
+    if words.iter().fold(0, |any, word| any | word) == 0 {
+        return None;
+    }
+    // Where it stands is anybody's guess, so without branches.
+    let first = (0..WORDS).rev().fold((0, 0), |first, i| if words[i] != 0 { (i, words[i]) } else { first });
+    Some(at * BITS + first.0 * 64 + first.1.trailing_zeros() as usize)
 }
 
 /// The ones of a word, ascending.
@@ -212,6 +288,11 @@ mod tests {
         proptest::collection::btree_set(position, 0..40)
     }
 
+    /// Close to one another, so that all chunks are there.
+    fn near() -> impl Strategy<Value = BTreeSet<u32>> {
+        proptest::collection::btree_set(0u32..1100, 0..60)
+    }
+
     fn row(positions: &BTreeSet<u32>) -> Row {
         Row::empty().edit(&positions.iter().copied().collect(), &Bits::default())
     }
@@ -234,12 +315,20 @@ mod tests {
         }
 
         #[test]
-        fn the_first_common_position(a in positions(), b in positions(), c in positions(), from in 0usize..=POSITIONS) {
+        fn the_first_common_position(
+            (a, b, c) in prop_oneof![(positions(), positions(), positions()), (near(), near(), near())],
+            from in 0usize..=POSITIONS,
+        ) {
             let peers = &b | &c;
             let common = &a & &peers;
+            let last = a.iter().chain(&b).chain(&c).max().copied().unwrap_or(0) as usize;
+            let chunks = last / BITS + 1;
             for from in [0, from, from % 1600] {
                 let expected = common.range(from as u32..).next().map(|p| *p as usize);
-                prop_assert_eq!(first(&row(&a), &row(&b), &row(&c), from), expected);
+                for chunks in [chunks, CHUNKS] {
+                    let rows = Rows { ports: &row(&a), class: &row(&b), net: &row(&c), chunks };
+                    prop_assert_eq!(rows.first(from), expected);
+                }
             }
         }
     }

@@ -19,6 +19,8 @@ pub(super) struct Set {
     pub(super) base: Row,
     /// The rules that match an address in a pod range without owner, but for those with blocks.
     pub(super) unknown: Row,
+    /// Whether an address without owner may be treated in another way in a pod range than outside.
+    pub(super) knows_pod_ranges: bool,
     /// The rules that match the addresses of a class, but for blocks. `base` for classes that are not here.
     pub(super) classes: Sharded<u32, Row>,
     /// The rows of `classes`, each once; perhaps some that were.
@@ -124,9 +126,7 @@ impl Set {
         self.move_ports(moved);
         self.move_nets(moved);
         self.move_peers(moved);
-        if self.unknown == self.base {
-            self.unknown = self.base.clone();
-        }
+        self.knows_pod_ranges = self.layout.guarded || self.unknown != self.base;
     }
 
     fn move_peers(&mut self, moved: &[Moved]) {
@@ -219,12 +219,6 @@ impl Set {
     /// No address is of the class any longer.
     pub(super) fn forget_class(&mut self, class: u32) {
         self.classes.remove(&class);
-    }
-
-    /// Whether an address without owner may be treated in another way in a pod range than outside.
-    #[inline(always)]
-    pub(super) fn knows_pod_ranges(&self) -> bool {
-        self.layout.guarded || !self.unknown.is(&self.base)
     }
 
     /// Bytes; rows that the set shares with others of its own count once.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::SelectorId;
 use super::row::Row;
+use crate::mem;
 
 /// Entries of a shard, on average, before the shards double.
 const FILL: usize = 24;
@@ -91,6 +92,15 @@ impl<K: Key, V: Clone> Sharded<K, V> {
         self.entry(key).map(|(_, value)| value)
     }
 
+    /// Asks for the place where [`Sharded::get`] begins to search.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, key: &K) {
+        let hash = key.mix(self.seed);
+        if let Some(shard) = self.shards.get(self.shard(hash)) {
+            mem::prefetch(&shard[hash as usize & (shard.len() - 1)]);
+        }
+    }
+
     /// The key that is here.
     pub(super) fn get_key(&self, key: &K) -> Option<&K> {
         self.entry(key).map(|(found, _)| found)
@@ -133,7 +143,7 @@ impl<K: Key, V: Clone> Sharded<K, V> {
             return Arc::make_mut(shard)[at].replace((key, value)).map(|(_, old)| old);
         }
         self.len += 1;
-        if (shard.iter().flatten().count() + 1) * 4 > shard.len() * 3 {
+        if (shard.iter().flatten().count() + 1) * 2 > shard.len() {
             *shard = rehashed(shard.iter().flatten().cloned(), 2 * shard.len(), self.seed);
         }
         let at = find(shard, &key, hash);
@@ -177,7 +187,7 @@ impl<K: Key, V: Clone> Sharded<K, V> {
         for (key, value) in self.iter() {
             parts[(key.mix(self.seed) >> 32) as usize & (shards - 1)].push((key.clone(), value.clone()));
         }
-        let places = |n: usize| (n * 4 / 3 + 1).next_power_of_two().max(LEAST);
+        let places = |n: usize| (2 * n).next_power_of_two().max(LEAST);
         self.shards = parts
             .into_iter()
             .map(|part| {
