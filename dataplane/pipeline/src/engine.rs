@@ -210,6 +210,11 @@ impl<B: PacketBuf> Engine<B> {
         all.into_iter().flatten().reduce(|a, b| if reached(b, a) { a } else { b })
     }
 
+    /// What it keeps from burst to burst.
+    pub(crate) fn state_mut(&mut self) -> &mut State<B> {
+        &mut self.state
+    }
+
     pub(crate) fn flows_mut(&mut self) -> &mut Flows {
         &mut self.state.flows
     }

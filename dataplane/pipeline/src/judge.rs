@@ -174,6 +174,22 @@ pub struct Judgement {
     pub decision: Option<Decision>,
 }
 
+impl Judgement {
+    /// Whether they let the connection be.
+    pub fn accepts(&self) -> bool {
+        self.decision.is_none_or(|decision| decision.accept)
+    }
+}
+
+/// What the rules of both ends say of a connection; counts nothing.
+pub(crate) fn peek(snap: &Snapshot, c: Connection) -> impl Iterator<Item = Judgement> {
+    [Direction::Egress, Direction::Ingress].into_iter().filter_map(move |direction| {
+        let Side { direction, port, set, peer } = c.side(snap, direction)?;
+        let decision = set.map(|set| snap.policies().peek(set, peer, c.l4(), c.own()));
+        Some(Judgement { direction, port, set, decision })
+    })
+}
+
 /// Where the client of an imagined connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -202,11 +218,6 @@ impl Snapshot {
             Origin::Node => zone::HOST,
             Origin::Elsewhere => zone::TUNNEL,
         };
-        let c = Connection { client, server, proto, port, from };
-        [Direction::Egress, Direction::Ingress].into_iter().filter_map(move |direction| {
-            let Side { direction, port, set, peer } = c.side(self, direction)?;
-            let decision = set.map(|set| self.policies().peek(set, peer, c.l4(), c.own()));
-            Some(Judgement { direction, port, set, decision })
-        })
+        peek(self, Connection { client, server, proto, port, from })
     }
 }

@@ -10,6 +10,7 @@ pub mod dump;
 mod ecn;
 pub mod engine;
 pub mod env;
+pub mod explain;
 mod flows;
 mod forbid;
 pub mod graph;

@@ -59,6 +59,11 @@ impl Set {
         self.backends.get(self.maglev.pick(hash)).copied()
     }
 
+    /// How many backends it has.
+    pub(crate) fn len(&self) -> usize {
+        self.backends.len()
+    }
+
     /// Whether a backend is one of the set.
     #[inline]
     pub(crate) fn contains(&self, backend: Backend) -> bool {
