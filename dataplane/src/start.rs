@@ -193,6 +193,7 @@ fn own_port(id: PortId, opened: &OpenedPort, home: Option<WorkerId>, base: &Base
         home,
         mac: base.mac,
         addresses: Vec::new(),
+        policy: Default::default(),
         mtu: base.mtu,
         baseline: Arc::new(Baseline::default()),
     }

@@ -4,9 +4,18 @@
 //! ever added, so that an older or newer operator's command still reads what it knows. Numbers count from the start
 //! of the dataplane unless said otherwise; Ethernet addresses are written `02:50:50:00:00:01`.
 
+mod flows;
+mod policy;
+
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+
+pub use flows::{Flow, FlowFilter, Tuple};
+pub use policy::{
+    Behind, Direction, EndpointPolicy, Explained, Imaginary, Judgement, Leaves, Party, Policies, RuleHits, RuleSet,
+    ServiceChoice, Verdict,
+};
 
 /// What can be asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,30 +33,19 @@ pub enum Question {
     FlowsSummary,
     /// Answer: a list of [`ServiceHits`], one for each frontend and host port.
     Services,
+    /// Answer: [`Policies`].
+    Policies,
+    /// Answer: [`Explained`].
+    Explain {
+        /// The packet.
+        packet: Imaginary,
+    },
     /// Answer: a list of [`Flow`], those that the filter lets through.
     Flows {
         /// Which flows.
         #[serde(default)]
         filter: FlowFilter,
     },
-}
-
-/// Which flows are asked for: those for which all that is given holds.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct FlowFilter {
-    /// One side is this pod, "namespace/name".
-    pub pod: Option<String>,
-    /// They go through this Service, "namespace/name".
-    pub service: Option<String>,
-    /// The other side is behind this node.
-    pub peer: Option<String>,
-    /// The client, the address that it called or the backend is this.
-    pub address: Option<IpAddr>,
-    /// Their [`Flow::state`].
-    pub state: Option<String>,
-    /// The most flows to answer with; 10,000 where not given.
-    pub limit: Option<usize>,
 }
 
 /// The dataplane at one glance.
@@ -334,46 +332,6 @@ impl From<crate::v1::FrontendKind> for FrontendKind {
     }
 }
 
-/// One flow, both directions together.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Flow {
-    /// `TCP`, `UDP`, `SCTP`, `ICMP`, or the protocol's number.
-    pub protocol: String,
-    /// As the initiator sees it.
-    pub original: Tuple,
-    /// As the responder sees it; the same where nothing is translated.
-    pub translated: Tuple,
-    /// Where it came in: a port's name.
-    pub from: String,
-    /// Where it goes: a port's name.
-    pub to: String,
-    /// The local pods of both sides, "namespace/name"; empty where there is none.
-    pub pods: [String; 2],
-    /// The Service that it goes through, "namespace/name"; empty if none.
-    pub service: String,
-    /// The other node of the tunnel; empty if there is none.
-    pub peer: String,
-    /// Its state, or class of timeout: `syn`, `established`, `udp` and the like, `denied`.
-    pub state: String,
-    /// Milliseconds since its last packet in either direction.
-    pub idle_ms: u64,
-    /// The worker of the initiator's direction.
-    pub worker: u8,
-}
-
-/// Addresses and ports of a packet. For ICMP the port is the echo id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tuple {
-    /// Source address.
-    pub source: IpAddr,
-    /// Source port.
-    pub source_port: u16,
-    /// Destination address.
-    pub destination: IpAddr,
-    /// Destination port.
-    pub destination_port: u16,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -387,6 +345,10 @@ mod tests {
         assert_eq!(ask(r#"{"get":"workers"}"#), Some(Question::Workers));
         assert_eq!(ask(r#"{"get":"flows-summary"}"#), Some(Question::FlowsSummary));
         assert_eq!(ask(r#"{"get":"services"}"#), Some(Question::Services));
+        assert_eq!(ask(r#"{"get":"policies"}"#), Some(Question::Policies));
+        let packet = Imaginary { from: "a/b".into(), to: "::1".into(), protocol: "TCP".into(), port: 7, ipv6: false };
+        let explain = r#"{"get":"explain","packet":{"from":"a/b","to":"::1","protocol":"TCP","port":7}}"#;
+        assert_eq!(ask(explain), Some(Question::Explain { packet }));
         assert_eq!(ask(r#"{"get":"flows"}"#), Some(Question::Flows { filter: FlowFilter::default() }));
         let filter = FlowFilter { pod: Some("a/b".into()), limit: Some(7), ..FlowFilter::default() };
         assert_eq!(ask(r#"{"get":"flows","filter":{"pod":"a/b","limit":7}}"#), Some(Question::Flows { filter }));

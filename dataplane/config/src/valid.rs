@@ -52,8 +52,8 @@ pub const MAX_NETS_PER_RULE: usize = 32 * 1024;
 pub const MAX_PORTS_PER_RULE: usize = 16 * 1024;
 /// The most rule sets.
 pub const MAX_RULE_SETS: usize = 128 * 1024;
-/// The most rules of one rule set.
-pub const MAX_RULES_PER_SET: usize = 64 * 1024;
+/// The most rules of one rule set: what a row of the tables' bits has room for.
+pub const MAX_RULES_PER_SET: usize = 28 * 1024;
 /// The most rules of all rule sets together.
 pub const MAX_RULE_USES: usize = 8 << 20;
 /// The most host ports of one endpoint.

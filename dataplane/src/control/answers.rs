@@ -9,12 +9,12 @@ use podplane_config::introspect::{
     self, BufferPool, FlowsSummary, Port, PortKind, Question, ServiceHits, Status, Uplink, Worker,
 };
 use podplane_packet::id::{Mac, PortId, WorkerId};
-use podplane_pipeline::DropReason;
 use podplane_pipeline::snapshot::services::{FrontendKind, FrontendView};
+use podplane_pipeline::{DropReason, Snapshot};
 use serde_json::Value;
 
-use super::listing;
 use super::view::{PortView, View, link};
+use super::{explain, listing};
 use crate::args::CpuList;
 use crate::ports::Pools;
 use crate::worker::shared::Shared;
@@ -74,7 +74,10 @@ impl Answers {
     /// Not a question; says which there are.
     pub fn answer(&self, question: Value) -> Result<Value, String> {
         let question: Question = serde_json::from_value(question).map_err(|error| {
-            format!("no such question ({error}): get status, ports, drops, workers, flows-summary, services or flows")
+            format!(
+                "no such question ({error}): get status, ports, drops, workers, flows-summary,
+                 services, policies, explain or flows"
+            )
         })?;
         let json = match question {
             Question::Status => serde_json::to_value(self.status()),
@@ -83,11 +86,19 @@ impl Answers {
             Question::Workers => serde_json::to_value(self.workers()),
             Question::FlowsSummary => serde_json::to_value(self.flows()),
             Question::Services => serde_json::to_value(self.services()),
+            Question::Policies => serde_json::to_value(explain::policies(&self.snapshot(), &self.view.load_full())),
+            Question::Explain { packet } => {
+                serde_json::to_value(explain::explain(&self.snapshot(), &self.view.load_full(), &packet)?)
+            }
             Question::Flows { filter } => {
                 serde_json::to_value(listing::list(&self.shared, &self.view.load_full(), &filter)?)
             }
         };
         json.map_err(|error| error.to_string())
+    }
+
+    fn snapshot(&self) -> Arc<Snapshot> {
+        self.shared.snapshots.load_full()
     }
 
     /// Remembers the workers' load. To be called every few seconds.

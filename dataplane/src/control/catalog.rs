@@ -1,4 +1,4 @@
-//! Services and host ports as the pipeline compiles them, under numbers that stay theirs.
+//! Services, host ports and policy as the pipeline compiles them, the former under numbers that stay theirs.
 //!
 //! A catalog follows the validated configuration step by step: only what differs from the step before is touched, and
 //! copies share what is alike, so that one Service changed among ten thousand costs microseconds, and a configuration
@@ -16,6 +16,7 @@ use podplane_pipeline::snapshot::services::{
 };
 
 use super::compile::prefix;
+use super::rules::Rules;
 
 /// What a number stands for: one port of a Service or one host port, in one family.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,7 +33,7 @@ pub struct Identity {
     pub endpoint: Option<Arc<str>>,
 }
 
-/// Services and host ports by their numbers.
+/// Services and host ports by their numbers, and policy.
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {
     ids: HashMap<Identity, ServiceId>,
@@ -44,6 +45,7 @@ pub struct Catalog {
     services: OrdMap<Arc<str>, Arc<Service>>,
     /// The same of host ports.
     host_ports: OrdMap<Identity, Arc<ServiceConfig>>,
+    rules: Rules,
 }
 
 impl Catalog {
@@ -60,12 +62,18 @@ impl Catalog {
         }
         next.services = state.services.clone();
         next.set_host_ports(host_ports(state));
+        next.rules = self.rules.follow(&state.policy);
         next
     }
 
     /// What the pipeline compiles.
     pub fn map(&self) -> &ServiceMap {
         &self.map
+    }
+
+    /// Policy.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
     }
 
     /// What a number stands for.

@@ -3,10 +3,12 @@
 use ipnet::IpNet;
 use podplane_config::valid::{LocalNode, Peer, State};
 use podplane_packet::id::{Mac, PortId, WorkerId};
-use podplane_pipeline::snapshot::services::{Masquerade, ServiceMap};
+use podplane_pipeline::snapshot::services::Masquerade;
 use podplane_pipeline::snapshot::{LocalConfig, PeerConfig, PortClass, PortEntry, PortPolicy, Prefix, SnapshotConfig};
 
+use super::catalog::Catalog;
 use super::nexthop::NextHops;
+use super::rules;
 use super::table::Attached;
 
 /// What does not change while the process lives.
@@ -45,16 +47,17 @@ impl Base {
         }
     }
 
-    /// What is in force with `state`, its Services, the pods' ports `attached`, and the ways out.
+    /// What is in force with `state`, its Services and rules in `catalog`, the pods' ports `attached`, and the ways out.
     pub fn with<'a>(
         &self,
         state: &State,
-        services: &ServiceMap,
+        catalog: &Catalog,
         attached: impl Iterator<Item = &'a Attached>,
         hops: &NextHops,
     ) -> SnapshotConfig {
         let mut config = self.alone();
-        config.services = services.clone();
+        config.services = catalog.map().clone();
+        config.policy = catalog.rules().map().clone();
         config.outside = hops.outside();
         config.ports.extend(attached.map(|port| (port.id, entry(port, state))));
         config.local = state.local.as_ref().map(local);
@@ -101,7 +104,7 @@ fn entry(port: &Attached, state: &State) -> PortEntry {
         // The pod's own end may be smaller than the device that we see, never larger than what pods were promised.
         mtu: port.facts.mtu.min(pod_mtu),
         incarnation: port.incarnation,
-        policy: PortPolicy::default(),
+        policy: rules::of_endpoint(port.endpoint.policy),
     }
 }
 

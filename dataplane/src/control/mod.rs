@@ -9,21 +9,23 @@
 //! | [`compile`] | from configuration and ports to a snapshot |
 //! | [`flows`] | the flow memory, and that of the process before |
 //! | [`publish`] | orders to workers, snapshots, quiescence |
-//! | [`catalog`] | Services and host ports under their numbers |
+//! | [`catalog`], [`rules`] | Services and host ports under their numbers; policy |
 //! | [`nexthop`], [`neighbours`] | ways to peers and to the world outside, from the kernel |
 //! | [`uplink`] | the uplink's interface: gone, back, of another MTU |
-//! | [`answers`], [`listing`], [`view`] | introspection |
+//! | [`answers`], [`listing`], [`explain`], [`view`] | introspection |
 
 pub mod answers;
 pub mod catalog;
 pub mod compile;
 pub mod door;
+pub mod explain;
 pub mod flows;
 pub mod homes;
 pub mod listing;
 pub mod neighbours;
 pub mod nexthop;
 pub mod publish;
+pub mod rules;
 pub mod session;
 pub mod table;
 pub mod uplink;
@@ -103,8 +105,10 @@ pub struct Control {
     hops: NextHops,
     session: Option<Session>,
     state: State,
-    /// The Services of `state`.
+    /// The Services and rules of `state`.
     catalog: Catalog,
+    /// What compiling the last change of policy took.
+    policy_compiled: Duration,
     agent: Agent,
     /// The agent may have sent more than was read.
     hear_again: bool,
@@ -129,6 +133,7 @@ impl Control {
             session: None,
             state: State::default(),
             catalog: Catalog::default(),
+            policy_compiled: Duration::ZERO,
             agent: Agent::default(),
             hear_again: false,
             links_changed: false,
@@ -282,12 +287,16 @@ impl Control {
         }
         let mut plan = self.parts.table.plan(&state);
         self.hops.follow(state.peers.values().map(|peer| peer.vtep));
+        let began = Instant::now();
         let catalog = self.catalog.follow(&state);
         let previous = self.parts.publisher.current();
         let compiled = self.compile(&state, &catalog, &plan, &previous).and_then(|snapshot| match begins {
             true => self.begin_flows(snapshot, &state, &catalog, &plan),
             false => Ok((snapshot, None)),
         });
+        if !state.policy.is_same(&self.state.policy) {
+            self.policy_compiled = began.elapsed();
+        }
         let (snapshot, stores) = match compiled {
             Ok(compiled) => compiled,
             Err(reason) => {
@@ -313,7 +322,7 @@ impl Control {
     }
 
     fn compile(&self, state: &State, catalog: &Catalog, plan: &Plan, previous: &Snapshot) -> Result<Snapshot, String> {
-        let config = self.parts.base.with(state, catalog.map(), plan.attached.values(), &self.hops);
+        let config = self.parts.base.with(state, catalog, plan.attached.values(), &self.hops);
         Snapshot::compile(&config, Some(previous)).map_err(|error| error.to_string())
     }
 
@@ -400,7 +409,7 @@ impl Control {
     /// Next hops changed, nothing else.
     fn update_hops(&mut self) -> Result<(), WorkerLost> {
         let attached = self.parts.table.attached.values();
-        let config = self.parts.base.with(&self.state, self.catalog.map(), attached, &self.hops);
+        let config = self.parts.base.with(&self.state, &self.catalog, attached, &self.hops);
         match Snapshot::compile(&config, Some(&self.parts.publisher.current())) {
             Ok(snapshot) => {
                 let (ports, neighbours) = (&self.parts.table.attached, self.hops.known());
@@ -500,6 +509,7 @@ impl Control {
             failed: table.failed.iter().map(failure).collect(),
             ports,
             catalog: self.catalog.clone(),
+            policy_compiled: self.policy_compiled,
         }));
     }
 }
@@ -514,6 +524,7 @@ fn pod_view(id: &str, port: &Attached) -> PortView {
         home: Some(port.home),
         mac: port.endpoint.mac,
         addresses: port.endpoint.addresses.iter().collect(),
+        policy: port.endpoint.policy,
         mtu: port.facts.mtu,
         baseline: Arc::clone(&port.baseline),
     }

@@ -1,6 +1,7 @@
 //! What introspection may see of control, replaced whole whenever it changes.
 
 use podplane_config::introspect::{Agent, Failure, Node, Peer};
+use podplane_config::v1::EndpointPolicy;
 use podplane_packet::id::{Mac, PortId, WorkerId};
 use podplane_pipeline::DropReason;
 use podplane_pipeline::counters::WorkerCounters;
@@ -10,6 +11,7 @@ use crate::ports::{LinkState, PortFacts, PortMonitor};
 use crate::worker::shared::Shared;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What introspection may see of control.
 #[derive(Clone, Debug, Default)]
@@ -24,8 +26,10 @@ pub struct View {
     pub failed: Vec<Failure>,
     /// The ports.
     pub ports: Vec<PortView>,
-    /// The names of Services.
+    /// The names of Services, and policy.
     pub catalog: Catalog,
+    /// What compiling the last change of policy took.
+    pub policy_compiled: Duration,
 }
 
 /// A port as introspection sees it.
@@ -47,6 +51,8 @@ pub struct PortView {
     pub mac: Mac,
     /// The pod's addresses.
     pub addresses: Vec<IpAddr>,
+    /// The rules that the pod has.
+    pub policy: EndpointPolicy,
     /// Longest IP packet in bytes.
     pub mtu: u16,
     /// What its index had counted before it was attached.

@@ -41,6 +41,11 @@ pub(super) struct Touched {
 }
 
 impl Policy {
+    /// Whether nothing was changed between the two; others may be equal all the same.
+    pub fn is_same(&self, other: &Policy) -> bool {
+        self.addresses.ptr_eq(&other.addresses) && self.rules.ptr_eq(&other.rules) && self.sets.ptr_eq(&other.sets)
+    }
+
     /// Takes one change; `before` is what is in force. A change of something else changes nothing.
     pub(super) fn change(
         &mut self,

@@ -72,7 +72,7 @@ fn what_contradicts_itself_is_refused_by_name() {
     assert!(many(0, MAX_NETS_PER_RULE / 2 + 1).contains("nets: 32768 is the limit"), "with what is left out");
     let ranges = vec![PortRange { protocol: Protocol::Tcp, first: 1, last: 1 }; MAX_PORTS_PER_RULE + 1];
     assert!(refusal([rule_with(|r| r.ports = Some(ranges))]).contains("ranges of ports: 16384 is the limit"));
-    assert!(refusal([set(1, &vec![1; MAX_RULES_PER_SET + 1])]).contains("rules: 65536 is the limit"));
+    assert!(refusal([set(1, &vec![1; MAX_RULES_PER_SET + 1])]).contains("rules: 28672 is the limit"));
     assert!(refusal([set(1, &[2, 1, 2])]).contains("rule 2 stands there twice"));
     let address = |change: fn(&mut Address)| {
         let mut address = owner("10.244.2.2", &[1, 5]);
