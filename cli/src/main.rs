@@ -33,6 +33,11 @@ enum Command {
     Flows(see::FlowsArgs),
     /// Show what Services' addresses lead to, how often they were used, and why an endpoint is not.
     Services(see::ServicesArgs),
+    /// Show which policies apply to each pod, how often their rules decided, and what is refused; exit status 1 where
+    /// something is.
+    Policies(see::PoliciesArgs),
+    /// Say what would become of a packet, by which rule, without sending one; exit status 1 where it does not go on.
+    Explain(see::ExplainArgs),
     /// A cluster of namespaces on this machine, for demos, CI and tests.
     Lab(lab::LabArgs),
 }
@@ -45,6 +50,8 @@ fn main() -> ExitCode {
         Command::Drops(args) => see::drops(&cli.run_dir, args).map(|()| true),
         Command::Flows(args) => see::flows(&cli.run_dir, args).map(|()| true),
         Command::Services(args) => see::services(&cli.run_dir, args).map(|()| true),
+        Command::Policies(args) => see::policies(&cli.run_dir, args),
+        Command::Explain(args) => see::explain(&cli.run_dir, args),
         Command::Lab(args) => lab::run(args).map(|()| true),
     };
     match done {

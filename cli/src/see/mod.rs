@@ -1,6 +1,9 @@
-//! `podplane status`, `ports`, `drops`, `flows` and `services`: what the node's two processes say of themselves.
+//! `podplane status`, `ports`, `drops`, `flows`, `services`, `policies` and `explain`: what the node's two processes say
+//! of themselves.
 
+mod explain;
 mod flows;
+mod policies;
 mod services;
 #[cfg(test)]
 mod testing;
@@ -16,7 +19,9 @@ use serde::de::DeserializeOwned;
 
 use crate::output::{self, Format};
 
+pub use explain::{ExplainArgs, explain};
 pub use flows::{FlowsArgs, flows};
+pub use policies::{PoliciesArgs, policies};
 pub use services::{ServicesArgs, services};
 
 /// Where to ask and how to print.
