@@ -13,6 +13,7 @@ use super::{Next, Pkt, World};
 use crate::drop::DropReason;
 use crate::env::Env;
 use crate::graph::Node;
+use crate::headers::SCTP;
 
 pub(crate) const NODE: Node = Node {
     does: "Rewrites addresses, ports and their checksums.",
@@ -33,6 +34,11 @@ pub(crate) fn process<E: Env>(_w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Nex
         Some(f) if f.offset == 0 => Part::First,
         Some(_) => Part::Later,
     };
+    // Nobody could put the packet together: its first fragment's checksum cannot be that of other ports.
+    let ports = (new.sport, new.dport) != (p.ctx.l4.sport, p.ctx.l4.dport);
+    if p.ctx.ip.proto == SCTP && p.ctx.ip.frag.is_some() && ports {
+        return Next::Drop(DropReason::SctpFragment);
+    }
     let at = Place { l3: p.ctx.l3.into(), l4: p.ctx.l4_at(), proto: p.ctx.ip.proto, part };
     let done = if p.ctx.l4.error { translate_error(&mut p.buf, &at, new) } else { translate(&mut p.buf, &at, new) };
     if let Err(e) = done {
