@@ -39,11 +39,11 @@ pub trait Env {
     /// The queue is full; the packet comes back.
     fn hand_over(&mut self, to: WorkerId, buf: Self::Buf) -> Result<(), Self::Buf>;
 
-    /// Asks for the MAC of a neighbour on the uplink's own network, which comes with a later snapshot. The question may
-    /// be lost and is asked again, at most once a second for each waiting neighbour. A world without neighbours to ask
-    /// for need not do anything.
-    fn resolve(&mut self, address: IpAddr) {
-        let _ = address;
+    /// Asks for the MAC of a neighbour on the uplink's own network, which comes with a later snapshot; `by`: the port by
+    /// which the packet came that waits for it. The question may be lost and is asked again, at most once a second for
+    /// each waiting neighbour. A world without neighbours to ask for need not do anything.
+    fn resolve(&mut self, address: IpAddr, by: PortId) {
+        let _ = (address, by);
     }
 
     /// Sends a message about half-entries to another worker, in order with all earlier ones to it.

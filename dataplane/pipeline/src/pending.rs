@@ -75,7 +75,7 @@ pub(crate) fn hold<E: Env>(w: &mut World<'_, E>, packet: Pkt<'_, E::Buf>) {
         return w.drop(port, DropReason::NeighbourQueueFull);
     }
     if of_this == 0 {
-        w.env.resolve(neighbour);
+        w.env.resolve(neighbour, port);
     }
     if pending.waiting.len() >= ALL || of_this >= EACH {
         return w.drop(port, DropReason::NeighbourQueueFull);

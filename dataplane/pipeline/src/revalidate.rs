@@ -65,6 +65,9 @@ fn is_stale<A: Addr>(snap: &Snapshot, half: &Half<A>) -> bool {
             return true;
         }
     }
+    if !takes_its_way(snap, half) {
+        return true;
+    }
     if matches!(key.proto, TCP | SCTP) || key.zone == zone::ENTRY {
         return false;
     }
@@ -76,6 +79,17 @@ fn is_stale<A: Addr>(snap: &Snapshot, half: &Half<A>) -> bool {
         },
         // A node port may lead to the same address.
         None => (to, port) != (dst, key.dport) || local.service_cidrs.contains(dst),
+    }
+}
+
+/// Whether what goes out of the cluster still does so by the device that its source address was chosen for.
+fn takes_its_way<A: Addr>(snap: &Snapshot, half: &Half<A>) -> bool {
+    let dst = half.verdict.rewrite.map_or(half.key.dst, |n| n.dst).ip();
+    let strange = matches!(snap.route(dst), None | Some(NextHop::Node(_)));
+    match leads_to(half.flags) {
+        zone::HOST if strange => snap.outside().way(dst) == Way::Host,
+        zone::PLAIN if strange => snap.outside().way(dst) != Way::Host,
+        _ => true,
     }
 }
 
@@ -100,7 +114,7 @@ fn way<A: Addr>(snap: &Snapshot, half: &Half<A>) -> Action {
             Way::By(neighbour) => Action::Outside(neighbour),
             // The index that it had is nobody's, or another's.
             Way::Unresolved(_) => drop(DropReason::NeighbourUnresolved),
-            Way::None => drop(DropReason::NoRoute),
+            Way::Host | Way::None => drop(DropReason::NoRoute),
         },
         (Some(NextHop::Vtep(_) | NextHop::Node(_)), _) if tunnelled && half.verdict.rewrite.is_none() => {
             drop(DropReason::VxlanNotLocal)

@@ -177,7 +177,7 @@ impl Env for SimEnv<'_> {
         Ok(())
     }
 
-    fn resolve(&mut self, address: IpAddr) {
+    fn resolve(&mut self, address: IpAddr, _by: PortId) {
         self.asked.push(address);
     }
 
@@ -545,6 +545,7 @@ fn node_config(n: u8, sim: &SimConfig) -> SnapshotConfig {
         local: Some(LocalConfig {
             vtep: vtep(n, sim),
             addresses: addresses(n),
+            unannounced: Vec::new(),
             pod_cidrs: pod_cidrs(n),
             vni: Vni::try_from(4242).unwrap_or_else(|e| unreachable!("{e}")),
             pod_mtu: sim.pod_mtu,

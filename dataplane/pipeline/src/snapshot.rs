@@ -72,6 +72,8 @@ pub struct Local {
     pub(crate) masquerade_v4: Option<Ipv4Addr>,
     pub(crate) masquerade_v6: Option<Ipv6Addr>,
     pub(crate) masquerade_ports: (u16, u16),
+    /// The node's addresses that other nodes know.
+    pub(crate) announced: Box<[IpAddr]>,
     pub(crate) service_cidrs: Nets,
     pub(crate) no_masquerade: Nets,
     /// The key of Maglev's hashes.

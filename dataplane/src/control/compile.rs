@@ -60,17 +60,21 @@ impl Base {
         config.policy = catalog.rules().map().clone();
         config.outside = hops.outside();
         config.ports.extend(attached.map(|port| (port.id, entry(port, state))));
-        config.local = state.local.as_ref().map(local);
+        config.local = state.local.as_ref().map(|node| {
+            let unannounced = hops.own().iter().copied().filter(|a| !node.addresses.contains(a)).collect();
+            LocalConfig { unannounced, ..local(node) }
+        });
         config.peers = state.peers.values().map(|other| peer(other, hops.mac(other.vtep))).collect();
         config
     }
 }
 
-/// This node as the pipeline has it.
+/// This node as the pipeline has it, but for what its kernel alone knows.
 pub fn local(local: &LocalNode) -> LocalConfig {
     LocalConfig {
         vtep: local.vtep,
         addresses: local.addresses.clone(),
+        unannounced: Vec::new(),
         pod_cidrs: local.pod_cidrs.iter().map(prefix).collect(),
         vni: local.vni,
         pod_mtu: local.pod_mtu,

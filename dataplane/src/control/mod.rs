@@ -331,7 +331,7 @@ impl Control {
         let Some(old) = self.parts.flows.old() else { return };
         self.parts.base.seed = old.seed();
         for address in old.neighbours() {
-            self.hops_changed |= self.hops.ask(address);
+            self.hops_changed |= self.hops.ask(address, PortId::HOST);
         }
         self.parts.table.former = Some(Arc::clone(old));
     }
@@ -425,8 +425,8 @@ impl Control {
     /// Workers have packets for neighbours that nobody knows.
     fn hear_workers(&mut self) {
         for _ in 0..ASKED {
-            let Some(address) = self.parts.shared.wanted.pop() else { break };
-            self.hops_changed |= self.hops.ask(address);
+            let Some((address, by)) = self.parts.shared.wanted.pop() else { break };
+            self.hops_changed |= self.hops.ask(address, by);
         }
     }
 

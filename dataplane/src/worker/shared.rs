@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
 use crossbeam_queue::ArrayQueue;
-use podplane_packet::id::WorkerId;
+use podplane_packet::id::{PortId, WorkerId};
 use podplane_pipeline::counters::WorkerCounters;
 use podplane_pipeline::{HalfMsg, Snapshot};
 
@@ -56,9 +56,9 @@ pub struct Shared {
     pub mesh: Arc<Mesh<Handed, HalfMsg>>,
     /// By worker.
     pub seats: Box<[Seat]>,
-    /// Neighbours that workers have packets for. Popped by control alone; when it is full the question is lost and
+    /// Neighbours that workers have packets for, and the ports by which those came. Popped by control alone; when it is full the question is lost and
     /// asked again.
-    pub wanted: ArrayQueue<IpAddr>,
+    pub wanted: ArrayQueue<(IpAddr, PortId)>,
     /// Control's sleep.
     pub control: Sleeper<EventBell>,
     /// Time.

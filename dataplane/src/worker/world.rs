@@ -117,9 +117,9 @@ impl Env for World {
     }
 
     #[cold]
-    fn resolve(&mut self, address: IpAddr) {
+    fn resolve(&mut self, address: IpAddr, by: PortId) {
         // Lost if control is far behind: whoever waits asks again.
-        if self.shared.wanted.push(address).is_ok() {
+        if self.shared.wanted.push((address, by)).is_ok() {
             self.shared.control.wake();
         }
     }

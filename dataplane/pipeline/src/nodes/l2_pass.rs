@@ -5,6 +5,9 @@
 //! One thing the node's processes may not say: VXLAN to a peer. The peer knows us by our address alone, so whoever may
 //! open a socket here (no privilege needed) could speak for every pod of this node.
 //!
+//! Nor may its stack send a pod's packets on to the uplink, to which pods have a way of their own: it would be in the pods'
+//! name, and past what masquerades them.
+//!
 //! And two things nobody on the wire may say, because the host port has `route_localnet` and `accept_local` so that the
 //! node reaches its own host ports and node ports: packets to or from 127.0.0.0/8 (CVE-2020-8558), and packets from this
 //! node's own addresses, but for neighbour discovery, which finds duplicates so.
@@ -26,13 +29,21 @@ use crate::snapshot::{PortClass, Snapshot, VXLAN_PORT};
 
 pub(crate) const NODE: Node = Node {
     does: "Passes frames between uplink and host port unchanged.",
-    drops: &[DropReason::PortDown, DropReason::VxlanFromHost, DropReason::Martian, DropReason::SpoofedFromUplink],
+    drops: &[
+        DropReason::PortDown,
+        DropReason::SpoofedFromHost,
+        DropReason::VxlanFromHost,
+        DropReason::Martian,
+        DropReason::SpoofedFromUplink,
+    ],
     parses: false,
 };
 
 pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
-    if p.ctx.class == PortClass::Host && is_vxlan_to_peer(w.snap, p) {
-        return Next::Drop(DropReason::VxlanFromHost);
+    if p.ctx.class == PortClass::Host
+        && let Some(reason) = oversteps(w.snap, p)
+    {
+        return Next::Drop(reason);
     }
     if p.ctx.class == PortClass::Uplink
         && let Some(reason) = pretends(w.snap, p.buf.head())
@@ -46,15 +57,20 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
     }
 }
 
-/// Whether a peer would take the frame off its tunnel. Fragments it drops.
-fn is_vxlan_to_peer<B: PacketBuf>(snap: &Snapshot, p: &Pkt<B>) -> bool {
+/// Why the node's stack may not send such a frame to the uplink. A peer would take VXLAN off its tunnel, but for fragments,
+/// which it drops.
+fn oversteps<B: PacketBuf>(snap: &Snapshot, p: &Pkt<B>) -> Option<DropReason> {
     let l3 = usize::from(p.ctx.l3);
     let ethertype = p.buf.head().get(l3.saturating_sub(2)..l3).map(|t| EtherType(u16::from_be_bytes([t[0], t[1]])));
     if !matches!(ethertype, Some(EtherType::IPV4 | EtherType::IPV6)) || snap.local().is_none() {
-        return false;
+        return None;
     }
-    let Ok((ip, l4)) = headers::read(&p.buf, l3) else { return false };
-    ip.proto == UDP && ip.frag.is_none() && l4.dport == VXLAN_PORT && takes_vxlan(snap, ip.dst)
+    let (ip, l4) = headers::read(&p.buf, l3).ok()?;
+    if matches!(snap.route(ip.src), Some(NextHop::Local(_))) {
+        return Some(DropReason::SpoofedFromHost);
+    }
+    let vxlan = ip.proto == UDP && ip.frag.is_none() && l4.dport == VXLAN_PORT && takes_vxlan(snap, ip.dst);
+    vxlan.then_some(DropReason::VxlanFromHost)
 }
 
 /// Whether an address is a peer's VTEP.

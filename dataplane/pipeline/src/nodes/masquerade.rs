@@ -3,10 +3,11 @@
 //! Uses: `out`, `ip`, `via`, `rewrite`. Sets: `rewrite` (source).
 //!
 //! The client's own address is kept wherever its replies come back through this node. Where they would not:
-//! - what would be answered within a namespace (a pod that reaches itself, the node itself, 127.0.0.1) gets the node's
-//!   address in its pod range and keeps its port,
-//! - what leaves plain by the uplink, and what comes from another node's address and goes on through a tunnel, gets the
-//!   node's own address and a masquerade port.
+//! - what would be answered within a namespace (a pod that reaches itself, the node itself, 127.0.0.1), and what others
+//!   than pods send by this node to another of its devices, gets the node's address in its pod range and keeps its port,
+//! - what leaves plain by the uplink, what comes from another node's address and goes on through a tunnel, and what the
+//!   node's stack sends through a tunnel under an address that other nodes do not know, gets the node's own address and a
+//!   masquerade port.
 //!
 //! Masquerade ports (and echo identifiers) are chosen at random (RFC 6056 section 3.3.2) among those of this worker: port
 //! less the first, modulo the number of workers, names the worker that plain replies come to. A port is in use if the
@@ -18,6 +19,7 @@ use std::net::IpAddr;
 
 use podplane_packet::id::PortId;
 use podplane_packet::nat::Tuple;
+use podplane_tables::fib::NextHop;
 use podplane_tables::flow::Action;
 
 use super::{Next, Pkt, World};
@@ -26,7 +28,7 @@ use crate::env::Env;
 use crate::flows::Flows;
 use crate::graph::{Node, NodeId};
 use crate::headers::{ICMP, ICMPV6, SCTP, TCP, UDP};
-use crate::snapshot::Local;
+use crate::snapshot::{Local, Snapshot};
 use crate::world::{AnyKey, Ctx, zone};
 
 pub(crate) const NODE: Node = Node {
@@ -48,7 +50,7 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
     let Some(local) = w.snap.local() else { return Next::Drop(DropReason::NotConfigured) };
     let tuple = p.ctx.new_tuple();
     let v6 = tuple.dst.is_ipv6();
-    match source(local, p.ctx, tuple.dst) {
+    match source(w.snap, local, p.ctx, tuple.dst) {
         Source::Own => {}
         Source::Gateway => {
             let Some(src) = local.gateway(v6) else { return Next::Drop(DropReason::NoRoute) };
@@ -77,13 +79,18 @@ enum Source {
     Node,
 }
 
-fn source(local: &Local, ctx: &Ctx, dst: IpAddr) -> Source {
+fn source(snap: &Snapshot, local: &Local, ctx: &Ctx, dst: IpAddr) -> Source {
     match (ctx.zone(), ctx.out) {
+        // What the node's stack sends on to another of its devices: answers to pods come back here by its routes.
+        (zone::POD, Action::Forward(PortId::HOST)) => Source::Own,
+        (_, Action::Forward(PortId::HOST)) if snap.route(dst) != Some(NextHop::Host) => Source::Gateway,
         (zone::POD, Action::Forward(port)) if port == ctx.via.port => Source::Gateway,
         (zone::POD, Action::Outside(_)) if local.no_masquerade.contains(dst) => Source::Own,
         (zone::HOST, Action::Forward(PortId::HOST)) => Source::Gateway,
         (zone::POD | zone::HOST, Action::Outside(_)) => Source::Node,
         (zone::HOST, _) if ctx.ip.src.is_loopback() => Source::Gateway,
+        // Whom another node does not know it would not answer through this one.
+        (zone::HOST, Action::Encap(_)) if !local.announced.contains(&ctx.ip.src) => Source::Node,
         (zone::TUNNEL | zone::PLAIN, Action::Encap(_) | Action::Outside(_)) => Source::Node,
         _ => Source::Own,
     }

@@ -41,8 +41,8 @@ enum End {
 }
 
 pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
-    // The node's own stack speaks for itself and for strangers. It may forward what the underlay brought, and what is
-    // ours or a peer's comes to us by no such way.
+    // The node's own stack speaks for itself and for strangers behind its other devices, whom nobody takes for the node.
+    // What is ours or a peer's comes to us by no such way.
     let taken = |hop| matches!(hop, NextHop::Local(_) | NextHop::Vtep(_) | NextHop::Node(_) | NextHop::Blackhole);
     if p.ctx.class == PortClass::Host && w.snap.route(p.ctx.ip.src).is_some_and(taken) {
         return Next::Drop(DropReason::SpoofedFromHost);
@@ -101,7 +101,7 @@ fn out(snap: &Snapshot, ctx: &Ctx) -> Result<Action, End> {
     }
 }
 
-/// Out by the uplink.
+/// Out of the cluster: by the uplink, or by the node's own stack to another of its devices.
 fn plain(snap: &Snapshot, dst: IpAddr) -> Result<Action, End> {
     match snap.outside().way(dst) {
         Way::By(index) => match snap.outside().neighbour(index) {
@@ -110,6 +110,7 @@ fn plain(snap: &Snapshot, dst: IpAddr) -> Result<Action, End> {
             None => Err(End::Complain(Complaint::NoRoute)),
         },
         Way::Unresolved(address) => Err(End::Wait(address)),
+        Way::Host => Ok(Action::Forward(PortId::HOST)),
         Way::None => Err(End::Complain(Complaint::NoRoute)),
     }
 }
@@ -123,7 +124,8 @@ fn back(snap: &Snapshot, ctx: &Ctx) -> Result<Action, End> {
             // Its MAC is not needed before there is a reply.
             Way::By(index) => Ok(Action::Outside(index)),
             Way::Unresolved(address) => Err(End::Wait(address)),
-            Way::None => Err(End::Drop(DropReason::NoRoute)),
+            // Whom the node reaches by another device would not know the answer, which does not come from there.
+            Way::Host | Way::None => Err(End::Drop(DropReason::NoRoute)),
         },
         _ => Ok(Action::Forward(ctx.via.port)),
     }

@@ -3,9 +3,10 @@
 //!
 //! Uses: `l3`. Sets: `ip`, `l4` (the outer ones), `borrowed`.
 //!
-//! Plain packets are ours if they go to a frontend, into a ServiceCIDR, to a masquerade port, to a local pod from where
-//! pods are known by their own addresses, or if they are ICMP errors about such a packet's answer. A packet to a
-//! masquerade port, or to what was a frontend, is ours only if it belongs to a flow.
+//! Plain packets are ours if they go to a frontend, into a ServiceCIDR, to a masquerade port, to pods, or if they are ICMP
+//! errors about such a packet's answer. A packet to a masquerade port, or to what was a frontend, is ours only if it belongs
+//! to a flow. What goes to pods is never left to the node's stack, which would send it on to us as if by its own will: policy
+//! has to see that it comes from outside.
 //!
 //! The rest of the uplink's traffic is not ours to judge, so whatever cannot be read passes to the node's own stack
 //! unchanged. An ICMP "too big" about our VXLAN lowers that peer's MTU and passes too: the node's own traffic to the
@@ -90,7 +91,7 @@ fn claim(snap: &Snapshot, local: &Local, ip: &Ip, l4: &L4) -> Claim {
     let (dst, v6) = (ip.dst, ip.dst.is_ipv6());
     match local.masquerade(v6) == Some(dst) || services.has_address(dst) || local.service_cidrs.contains(dst) {
         true => Claim::IfKnown,
-        false if local.no_masquerade.contains(ip.src) && is_pod(snap, dst) => Claim::Ours,
+        false if is_pods(snap, dst) => Claim::Ours,
         false => Claim::Passes,
     }
 }
@@ -99,11 +100,13 @@ fn claim(snap: &Snapshot, local: &Local, ip: &Ip, l4: &L4) -> Claim {
 pub(super) fn claim_whole(snap: &Snapshot, local: &Local, ip: &Ip, l4: &L4) -> Claim {
     let services = snap.services();
     // An error goes the way of the answers to what it quotes.
-    let (src, dst, proto, dport) = match l4.quoted {
+    let (dst, proto, dport) = match l4.quoted {
+        // One that is about nothing of a pod's ends in `related`, by name.
+        _ if l4.error && is_pods(snap, ip.dst) => return Claim::Ours,
         Some(q) if q.later || q.src != ip.dst => return Claim::Passes,
-        Some(q) => (q.dst, q.src, q.proto, q.sport),
+        Some(q) => (q.src, q.proto, q.sport),
         None if l4.error => return Claim::Passes,
-        None => (ip.src, ip.dst, ip.proto, l4.dport),
+        None => (ip.dst, ip.proto, l4.dport),
     };
     let has_ports = matches!(proto, TCP | UDP | SCTP);
     let reply = |(kind, _)| matches!((proto, kind), (ICMP, icmp4::ECHO_REPLY) | (ICMPV6, icmp6::ECHO_REPLY));
@@ -116,16 +119,16 @@ pub(super) fn claim_whole(snap: &Snapshot, local: &Local, ip: &Ip, l4: &L4) -> C
     if has_ports && services.find(dst, proto, dport).is_some() {
         return if l4.error { Claim::IfKnown } else { Claim::Ours };
     }
-    let routed = || local.no_masquerade.contains(src) && is_pod(snap, dst);
     // First, for a ClusterIP that is no Service's any more is nobody's.
-    if local.service_cidrs.contains(dst) || routed() {
+    if local.service_cidrs.contains(dst) || is_pods(snap, dst) {
         return Claim::Ours;
     }
     if has_ports && services.was_frontend(dst, proto, dport) { Claim::IfKnown } else { Claim::Passes }
 }
 
-fn is_pod(snap: &Snapshot, address: IpAddr) -> bool {
-    matches!(snap.route(address), Some(NextHop::Local(_)))
+/// Whether an address is a pod's, here or on another node, or may become one's.
+fn is_pods(snap: &Snapshot, address: IpAddr) -> bool {
+    matches!(snap.route(address), Some(NextHop::Local(_) | NextHop::Vtep(_) | NextHop::Blackhole))
 }
 
 /// Reads an ICMP "too big" that quotes VXLAN of ours: the peer, and the MTU of the path to it.

@@ -103,8 +103,9 @@ impl Base {
             None => None,
         };
         let vteps = compile_peers(config, local.as_ref(), &ports, previous, generation, &mut routes)?;
-        if local.is_some() {
+        if let (Some(wanted), Some(local)) = (&config.local, &local) {
             routes.pods(&ports)?;
+            routes.unannounced(wanted, local);
         }
         let fib = routes.into_fib()?;
         let mut wanted = Wanted {
@@ -196,6 +197,7 @@ fn compile_local(
         bad.map_or_else(|| Ok(Nets::new(list).unwrap_or_default()), |p| Err(SnapshotError::PrefixInvalid(p)))
     };
     Ok(Local {
+        announced: config.addresses.as_slice().into(),
         masquerade_v4: masquerade.0,
         masquerade_v6: masquerade.1,
         masquerade_ports: masquerade.2,
@@ -327,6 +329,18 @@ impl Routes {
             }
         }
         Ok(())
+    }
+
+    /// Takes in what only this node's kernel knows, where nobody else claims it: leftovers of another network plugin and
+    /// addresses that several nodes hold are no reason to refuse a configuration.
+    fn unannounced(&mut self, config: &LocalConfig, local: &Local) {
+        for &address in config.unannounced.iter().filter(|a| usable(**a) && !local.service_cidrs.contains(**a)) {
+            let len = if address.is_ipv4() { 32 } else { 128 };
+            let here = Prefix { addr: address, len };
+            if !self.ranges.iter().any(|(range, _)| range.overlaps(&here)) {
+                self.hosts.entry(address).or_insert(NextHop::Host);
+            }
+        }
     }
 
     /// Refuses ranges that overlap and builds the FIB.

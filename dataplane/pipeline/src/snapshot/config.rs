@@ -65,8 +65,11 @@ pub struct Prefix {
 pub struct LocalConfig {
     /// Our VTEP: one of `addresses`.
     pub vtep: IpAddr,
-    /// All addresses of the node.
+    /// The node's addresses that other nodes know.
     pub addresses: Vec<IpAddr>,
+    /// Addresses that the node's kernel has besides: pods reach them, but no other node knows them. What is none to be
+    /// reached, or is a pod's, a peer's or in a ServiceCIDR or pod range, is left out.
+    pub unannounced: Vec<IpAddr>,
     /// The node's pod ranges, at most one of each family.
     pub pod_cidrs: Vec<Prefix>,
     /// The VXLAN network.

@@ -17,7 +17,9 @@ pub(crate) enum Way {
     By(NeighbourIndex),
     /// By a neighbour that has no index yet: it must be resolved first.
     Unresolved(IpAddr),
-    /// There is no route.
+    /// By another device of the node: its own stack sends it on.
+    Host,
+    /// There is no route, or one that says so.
     None,
 }
 
@@ -43,6 +45,8 @@ impl Outside {
         }
         let hop = |reach: Reach| match reach {
             Reach::OnLink => Ok(NextHop::OnLink),
+            Reach::Host => Ok(NextHop::Host),
+            Reach::Nowhere => Ok(NextHop::Blackhole),
             Reach::Gateway(g) => index.get(&g).map(|i| NextHop::Outside(*i)).ok_or(SnapshotError::Neighbour(g)),
         };
         let hops = config.routes.iter().map(|(p, reach)| Ok((p.addr, p.len, hop(*reach)?)));
@@ -57,7 +61,7 @@ impl Outside {
 
     fn same_gateways(&self, config: &OutsideConfig) -> bool {
         config.routes.iter().all(|(_, reach)| match reach {
-            Reach::OnLink => true,
+            Reach::OnLink | Reach::Host | Reach::Nowhere => true,
             Reach::Gateway(g) => self
                 .index
                 .get(g)
@@ -86,6 +90,7 @@ impl Outside {
         match self.fib.lookup(dst) {
             Some(NextHop::Outside(neighbour)) => Way::By(neighbour),
             Some(NextHop::OnLink) => self.index.get(&dst).map_or(Way::Unresolved(dst), |i| Way::By(*i)),
+            Some(NextHop::Host) => Way::Host,
             _ => Way::None,
         }
     }

@@ -43,6 +43,7 @@ pub(crate) fn config(workers: u8) -> SnapshotConfig {
         local: Some(LocalConfig {
             vtep: [192, 0, 2, 1].into(),
             addresses: vec![[192, 0, 2, 1].into()],
+            unannounced: Vec::new(),
             pod_cidrs: vec![Prefix { addr: [10, 244, 1, 0].into(), len: 24 }],
             vni: Vni::try_from(7).unwrap_or_else(|e| unreachable!("{e}")),
             pod_mtu: 1450,

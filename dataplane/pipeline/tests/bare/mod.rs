@@ -258,6 +258,7 @@ impl Bare {
             local: Some(LocalConfig {
                 vtep: [192, 0, 2, 1].into(),
                 addresses: vec![[192, 0, 2, 1].into()],
+                unannounced: Vec::new(),
                 pod_cidrs: vec![Prefix { addr: [10, 0, 0, 0].into(), len: 24 }],
                 vni: Vni::try_from(1).expect("a VNI"),
                 pod_mtu: 1450,

@@ -58,6 +58,11 @@ impl Cluster {
         names.add("near", near);
         names.add("client", pair(v6, [198, 51, 100, 9], "2001:db8:51::9"));
         names.add("client2", pair(v6, [198, 51, 100, 10], "2001:db8:51::a"));
+        let bridge = pair(v6, [172, 17, 0, 1], "fd00:17::1");
+        names.add("bridge", bridge);
+        names.add("container", pair(v6, [172, 17, 0, 2], "fd00:17::2"));
+        names.add("hole", pair(v6, [198, 18, 0, 1], "2001:db8:18::1"));
+        names.add("nobody", pair(v6, [10, 244, 1, 200], "fd00:244:1::c8"));
         let node_address = |n| if v6 { IpAddr::from(node_v6(n)) } else { node_v4(n).into() };
         let nodes: Vec<_> =
             sim.nodes.iter().enumerate().map(|(n, node)| (node_address(n), node.uplink_mac())).collect();
@@ -67,13 +72,18 @@ impl Cluster {
                 Prefix { addr: Ipv4Addr::new(10, 96, 0, 0).into(), len: 16 },
                 Prefix { addr: Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, 0).into(), len: 112 },
             ];
+            local.unannounced = vec![bridge];
             let addresses = local.addresses.clone();
             local.masquerade = Some(wanted::Masquerade { addresses, ports: (49152, 65535) });
             let (net, len) =
                 if v6 { (pair(true, [0; 4], "2001:db8::"), 64) } else { (pair(false, [192, 0, 2, 0], ""), 24) };
+            let (beside, hole) = if v6 { ("fd00:17::", "2001:db8:18::") } else { ("172.17.0.0", "198.18.0.0") };
+            let range = |text: &str| Prefix { addr: text.parse().expect("an address"), len: if v6 { 64 } else { 16 } };
             node.config.outside = wanted::OutsideConfig {
                 routes: vec![
                     (Prefix { addr: net, len }, wanted::Reach::OnLink),
+                    (range(beside), wanted::Reach::Host),
+                    (range(hole), wanted::Reach::Nowhere),
                     (Prefix { addr: pair(v6, [0; 4], "::"), len: 0 }, wanted::Reach::Gateway(router)),
                 ],
                 neighbours: [(router, ROUTER), (near, NEAR)]

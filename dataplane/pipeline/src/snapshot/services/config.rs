@@ -219,6 +219,10 @@ pub enum Reach {
     OnLink,
     /// By a router on the uplink's own network.
     Gateway(IpAddr),
+    /// By another device of the node: its own stack is given the packet.
+    Host,
+    /// The node's administrator wants nothing to get there.
+    Nowhere,
 }
 
 /// The world outside the cluster, as the node's kernel knows it.
