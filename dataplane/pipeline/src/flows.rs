@@ -6,7 +6,7 @@ use podplane_packet::id::{PortId, WorkerId};
 use podplane_tables::VtepIndex;
 use podplane_tables::flow::{
     Action, Addr, Entry, Flags, FlowConfig, FlowError, FlowHash, FlowTable, Half, HalfRef, InsertError, Key, Slot,
-    Timeouts, V4, V6, siphash13,
+    TimeoutClass, Timeouts, V4, V6, siphash13,
 };
 use podplane_tables::mem::{Pod, Want};
 use podplane_tables::quota::Quota;
@@ -43,7 +43,13 @@ pub(crate) struct Flows {
     /// Of the numbers that must not be guessed (RFC 6056 section 3.1): a keyed hash of a counter.
     secret: [u64; 2],
     drawn: u64,
+    /// Replies that were denied since then.
+    denied: (Millis, u32),
 }
+
+/// The most replies that are denied in a second, and the part of a table that they may be, one over this: whoever provokes
+/// refusals must not fill the table with what is remembered of them.
+const DENIALS: (usize, usize) = (1024, 32);
 
 /// Chooses the part of a family.
 pub(crate) trait Family: Addr
@@ -120,7 +126,18 @@ impl Flows {
         // What others open with the node and through it may take all but the reserve.
         quota.set_limit(PortId::UPLINK, (v4.capacity() + v6.capacity()) as u32);
         let secret = [!seed[0], seed[1].rotate_left(17)];
-        Flows { me, v4: Part::new(v4, now), v6: Part::new(v6, now), quota, secret, drawn: 0 }
+        Flows { me, v4: Part::new(v4, now), v6: Part::new(v6, now), quota, secret, drawn: 0, denied: (now, 0) }
+    }
+
+    /// Whether the replies to one more refused flow may be denied, which is remembered for a second.
+    pub(crate) fn may_deny(&mut self, now: Millis) -> bool {
+        if now.wrapping_sub(self.denied.0) >= self.v4.timeouts.of(TimeoutClass::Deny) {
+            self.denied = (now, 0);
+        }
+        let most = (self.v4.table.capacity() / DENIALS.1).clamp(4, DENIALS.0) as u32;
+        let may = self.denied.1 < most;
+        self.denied.1 += u32::from(may);
+        may
     }
 
     #[inline]

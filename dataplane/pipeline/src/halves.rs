@@ -12,9 +12,10 @@
 //! Every message but [`Msg::Push`] may be lost to a full queue: whoever waits for an answer asks again, and the owner
 //! of a half that does not exist says so.
 
-use podplane_packet::id::WorkerId;
+use podplane_packet::id::{PortId, WorkerId};
 use podplane_tables::flow::{
-    Action, Addr, Entry, EntryState, Flags, Half, HalfRef, Key, Rewrite, Slot, TimeoutClass, Timeouts, V4, V6,
+    Action, Addr, Entry, EntryState, Flags, Half, HalfRef, InsertError, Key, Rewrite, Slot, TimeoutClass, Timeouts, V4,
+    V6, Verdict,
 };
 use podplane_tables::mem::Pod;
 use podplane_tables::wheel::Look;
@@ -116,6 +117,9 @@ where
             let Some(creator) = half.peer.filter(|p| p.worker == from) else { return };
             if let Err(reason) = part.install(me, &half, quota) {
                 let collision = reason == DropReason::FlowCollision;
+                if !collision {
+                    deny_replies(flows, &half, now);
+                }
                 post(env, me, from, Msg::<A>::Refused { creator, collision });
             }
         }
@@ -146,6 +150,41 @@ where
             }
         }
     }
+}
+
+/// Sees to it that what answers a refused flow's first packet, which may be on its way already, is not taken for the first
+/// packet of a flow of its own, which nobody would translate.
+fn deny_replies<A: Family>(flows: &mut Flows, refused: &Half<A>, now: Millis)
+where
+    Entry<A>: Pod,
+{
+    if !flows.may_deny(now) {
+        return;
+    }
+    let (part, quota) = A::of(flows);
+    let denied = Half {
+        verdict: Verdict { action: Action::Drop(DropReason::FlowRefused as u8), rewrite: None },
+        flags: Flags::NONE,
+        class: TimeoutClass::Deny,
+        peer: None,
+        // The port that the flow would be charged to may have no more; how many of these there are is bounded.
+        local_port: PortId::HOST,
+        last_seen: now,
+        ..*refused
+    };
+    let slot = match part.table.insert(part.table.hash(&denied.key), &denied, quota) {
+        Ok(slot) => slot,
+        Err(InsertError::Exists(slot)) if part.table.get(slot).is_some_and(|e| e.class() == TimeoutClass::Deny) => {
+            if let Some(entry) = part.table.get_mut(slot) {
+                entry.touch(now);
+            }
+            slot
+        }
+        // Where there is no room, answers have none either.
+        Err(_) => return,
+    };
+    let timeout = part.timeouts.of(TimeoutClass::Deny);
+    part.arm(slot, now.wrapping_add(timeout));
 }
 
 /// Turns the initiator's half into a cached drop; after a collision into one that the flow's next packet ends, which is

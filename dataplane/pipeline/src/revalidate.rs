@@ -15,9 +15,9 @@ use crate::drop::DropReason;
 use crate::halves::{BARRED, leads_to};
 use crate::headers::{SCTP, TCP};
 use crate::judge::{Connection, Denial, judge_again};
-use crate::snapshot::Snapshot;
 use crate::snapshot::outside::Way;
 use crate::snapshot::services::{Backend, Target};
+use crate::snapshot::{Local, Snapshot};
 use crate::world::zone;
 
 /// What becomes of a half.
@@ -40,6 +40,11 @@ pub(crate) fn judge<A: Addr>(snap: &Snapshot, mut half: Half<A>) -> Judged<A> {
     }
     let initiator = half.flags.has(Flags::INITIATOR);
     let cached_drop = half.peer.is_none() && matches!(half.verdict.action, Action::Drop(_));
+    if cached_drop && !initiator {
+        // What answers a flow that was refused: for its one second it is nothing else, whatever changes.
+        half.generation = snap.generation();
+        return Judged::Holds(half);
+    }
     if initiator && (cached_drop || is_stale(snap, &half) || entry_is_gone(snap, &half)) {
         return Judged::Anew;
     }
@@ -58,14 +63,7 @@ fn is_stale<A: Addr>(snap: &Snapshot, half: &Half<A>) -> bool {
     let key = &half.key;
     let (src, dst) = (key.src.ip(), key.dst.ip());
     let new = half.verdict.rewrite;
-    let v6 = dst.is_ipv6();
-    if let Some(new) = new.filter(|n| n.src != key.src) {
-        let ours = Some(new.src.ip());
-        if ours != local.gateway(v6) && ours != local.masquerade(v6) {
-            return true;
-        }
-    }
-    if !takes_its_way(snap, half) {
+    if !has_source(local, half) || !takes_its_way(snap, half) {
         return true;
     }
     if matches!(key.proto, TCP | SCTP) || key.zone == zone::ENTRY {
@@ -80,6 +78,16 @@ fn is_stale<A: Addr>(snap: &Snapshot, half: &Half<A>) -> bool {
         // A node port may lead to the same address.
         None => (to, port) != (dst, key.dport) || local.service_cidrs.contains(dst),
     }
+}
+
+/// Whether the address and port that the flow was given are still given, so that its answers come to us.
+fn has_source<A: Addr>(local: &Local, half: &Half<A>) -> bool {
+    let key = &half.key;
+    let Some(new) = half.verdict.rewrite else { return true };
+    let (src, leads) = (new.src.ip(), leads_to(half.flags));
+    // The node's own address stays as it is where the node itself goes out.
+    let masqueraded = new.src != key.src || key.zone == zone::HOST && leads == zone::PLAIN;
+    !masqueraded || local.gateway(src.is_ipv6()) == Some(src) || local.is_masquerade(src, new.sport)
 }
 
 /// Whether what goes out of the cluster still does so by the device that its source address was chosen for.

@@ -1,10 +1,10 @@
 //! What becomes of flows when Services change, and of equal tuples.
 
 use podplane_pipeline::sim::{SimConfig, SimPod};
-use podplane_pipeline::snapshot::services::Protocol;
+use podplane_pipeline::snapshot::services::{Masquerade, Protocol};
 use podplane_pipeline::{Arrives, DropReason};
 
-use crate::world::{ACK, FIN, Place, SYN, Seen, World, client, everywhere, node, pod, service, tcp, udp, vip};
+use crate::world::{ACK, FIN, Place, SYN, Seen, World, client, everywhere, ip, node, pod, service, tcp, udp, vip};
 
 /// Sends a TCP segment and tells at which of two pods it came out.
 fn lands(
@@ -212,4 +212,83 @@ fn flows_are_listed_with_both_directions() {
             }
         }
     });
+}
+
+#[test]
+fn a_masquerade_port_or_address_that_is_given_up_ends_its_flows() {
+    everywhere(|workers, v6| {
+        let mut w = World::new(workers);
+        let a = w.pods[0];
+        let (to, from) = (client(v6, 1), Place::Pod(a));
+        let masquerade = |w: &mut World, change: &dyn Fn(&mut Masquerade)| {
+            for node in &mut w.sim.nodes {
+                change(node.config.local.as_mut().and_then(|l| l.masquerade.as_mut()).expect("a masquerade"));
+                node.publish();
+            }
+        };
+        let (t, u) = (tcp(9, 80, ACK), udp(9, 53));
+        let before = [t.clone(), u.clone()].map(|l4| w.pass(from, pod(v6, a), to, l4, Place::Wire(0)));
+        masquerade(&mut w, &|m| m.ports = (50_000, 60_000));
+        let same = [t.clone(), u.clone()].map(|l4| w.pass(from, pod(v6, a), to, l4, Place::Wire(0)));
+        assert_eq!(same.map(|p| p.ends()), before.map(|p| p.ends()), "its port is still one of ours");
+        masquerade(&mut w, &|m| m.ports = (40_000, 41_000));
+        for (l4, port) in [(t.clone(), 80), (u.clone(), 53)] {
+            let after = w.pass(from, pod(v6, a), to, l4, Place::Wire(0));
+            assert!((40_000..=41_000).contains(&after.sport), "{after:?}: its answers would not come to us");
+            let answer = w.pass(Place::Wire(0), to, after.src, answer_of(&after, port), from);
+            assert_eq!((answer.dst, answer.dport), (pod(v6, a), 9));
+        }
+        let other = ip(v6, "192.0.2.201", "2001:db8::c9");
+        for node in &mut w.sim.nodes[..1] {
+            node.config.local.as_mut().expect("configured").addresses.push(other);
+        }
+        w.sim.nodes[0].config.local.as_mut().and_then(|l| l.masquerade.as_mut()).expect("a masquerade").addresses =
+            vec![other];
+        w.sim.nodes[0].publish();
+        assert_eq!(w.pass(from, pod(v6, a), to, t, Place::Wire(0)).src, other);
+    });
+}
+
+/// The answer to a packet as it was seen outside, from port `port` there.
+fn answer_of(seen: &Seen, port: u16) -> podplane_packet::testing::Transport {
+    if port == 80 { tcp(port, seen.sport, ACK) } else { udp(port, seen.sport) }
+}
+
+#[test]
+fn answers_to_a_flow_that_another_worker_refused_are_not_passed_on_untranslated() {
+    for v6 in [false, true] {
+        let config = SimConfig { workers: 2, flow_capacity: 256, port_quota: 1000, ..SimConfig::default() };
+        let mut w = World::with(config);
+        let a = w.pods[0];
+        // Two pods whose home is not a's.
+        let more: Vec<SimPod> = (0..4).map(|_| w.sim.add_pod(0)).collect();
+        w.sim.nodes[0].publish();
+        let home =
+            |w: &World, p: SimPod| w.sim.nodes[0].config.ports.iter().find(|(id, _)| *id == p.port).map(|e| e.1.home);
+        let away: Vec<SimPod> = more.into_iter().filter(|p| home(&w, *p) != home(&w, a)).collect();
+        let (b, filler) = (away[0], away[1]);
+        w.serve(1, &service(Protocol::Udp, &[(vip(v6), 53)], &[(pod(v6, b), 5353)]));
+        // More than a's sure share of the other worker's table, and then so many others that there are few places left.
+        for port in 1..=40 {
+            w.pass(Place::Pod(a), pod(v6, a), pod(v6, b), udp(port, 9), Place::Pod(b));
+        }
+        for port in 1..=200 {
+            w.send(Place::Pod(filler), pod(v6, filler), client(v6, 1), udp(port, 9), Place::Wire(0));
+        }
+        assert!(w.drops().iter().any(|(name, _)| *name == "flow-quota"), "{:?}", w.drops());
+        w.pass(Place::Pod(a), pod(v6, a), pod(v6, b), udp(41, 9), Place::Pod(b));
+        let seen = w.pass(Place::Pod(a), pod(v6, a), vip(v6), udp(7777, 53), Place::Pod(b));
+        assert_eq!(seen.ends(), (pod(v6, a), 7777, pod(v6, b), 5353));
+        let before = w.sim.flows();
+        let got = w.send(Place::Pod(b), pod(v6, b), pod(v6, a), udp(5353, 7777), Place::Pod(a));
+        assert!(got.is_empty(), "untranslated: {got:?}");
+        assert!(w.drops().contains(&("flow-refused", 1)), "{:?}", w.drops());
+        assert_eq!(w.sim.flows(), before);
+        // Once it is forgotten, and there is room, the same client is served.
+        w.sim.advance(240_000);
+        let seen = w.pass(Place::Pod(a), pod(v6, a), vip(v6), udp(7777, 53), Place::Pod(b));
+        let answer = w.pass(Place::Pod(b), seen.dst, seen.src, udp(5353, 7777), Place::Pod(a));
+        assert_eq!(answer.ends(), (vip(v6), 53, pod(v6, a), 7777));
+        assert_eq!(w.sim.conserved(), Ok(()));
+    }
 }
