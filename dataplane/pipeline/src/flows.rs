@@ -14,9 +14,9 @@ use podplane_tables::wheel::Wheel;
 
 use crate::drop::DropReason;
 use crate::env::{BURST, Millis};
-use crate::halves::{self, Body, Msg};
+use crate::halves::{self, Body, MOVED, Msg};
 use crate::timeouts::TIMEOUTS;
-use crate::world::AnyKey;
+use crate::world::{AnyKey, zone};
 
 /// Buckets of the wheel, as a power of two: 1,024 of 128 ms, a horizon of 131 s.
 const BUCKET_BITS: u32 = 10;
@@ -50,6 +50,21 @@ pub(crate) struct Flows {
 /// The most replies that are denied in a second, and the part of a table that they may be, one over this: whoever provokes
 /// refusals must not fill the table with what is remembered of them.
 const DENIALS: (usize, usize) = (1024, 32);
+
+/// What became of a half of replies that was not refused.
+pub(crate) struct Installed {
+    /// It is there, and belongs to its initiator's half.
+    pub(crate) paired: bool,
+    /// The initiator's half of the flow whose place it took.
+    pub(crate) ousted: Option<HalfRef>,
+}
+
+/// Whether a half of replies and the one that is there are those of one connection of a client outside, which enters
+/// by this node and by another.
+fn enters_elsewhere<A: Addr>(there: &Entry<A>, new: &Half<A>) -> bool {
+    let entrances = (halves::leads_to(there.flags()), halves::leads_to(new.flags));
+    there.flags().has(Flags::REPLY) && matches!(entrances, (zone::ENTRY, zone::PLAIN) | (zone::PLAIN, zone::ENTRY))
+}
 
 /// Chooses the part of a family.
 pub(crate) trait Family: Addr
@@ -240,38 +255,40 @@ where
         })
     }
 
-    /// Installs the half of the replies, whose `peer` is the initiator's half. Returns its slot, or `None` if this
-    /// worker keeps a half of its own instead (it initiated the same connection at the same time, and wins).
+    /// Installs the half of the replies, whose `peer` is the initiator's half, unless this worker keeps a half of its own
+    /// instead (it initiated the same connection at the same time, and wins).
     ///
     /// # Errors
     /// Why the flow must be refused.
-    pub(crate) fn install(
-        &mut self,
-        me: WorkerId,
-        half: &Half<A>,
-        quota: &mut Quota,
-    ) -> Result<Option<Slot>, DropReason> {
+    pub(crate) fn install(&mut self, me: WorkerId, half: &Half<A>, quota: &mut Quota) -> Result<Installed, DropReason> {
         let hash = self.table.hash(&half.key);
+        let moved = half.flags.has(MOVED);
+        let half = &Half { flags: half.flags.without(MOVED), ..*half };
         let slot = match self.table.insert(hash, half, quota) {
-            Ok(slot) => return Ok(Some(slot)),
+            Ok(_) => return Ok(Installed { paired: true, ousted: None }),
             Err(InsertError::Full) => return Err(DropReason::FlowTableFull),
             Err(InsertError::Quota) => return Err(DropReason::FlowQuota),
             Err(InsertError::Exists(slot)) => slot,
         };
         let Some(entry) = self.table.get(slot) else { return Err(DropReason::FlowCollision) };
         let denied = matches!(entry.action(), Action::Drop(_));
+        if moved && !denied && enters_elsewhere(entry, half) {
+            let ousted = entry.peer();
+            self.table.replace(slot, half, quota).map_err(|_| DropReason::FlowQuota)?;
+            return Ok(Installed { paired: true, ousted });
+        }
         // Equal reply tuples of two flows, of which one at least is translated: one of them needs another port.
         if !denied && half.verdict.rewrite != entry.rewrite() {
             return Err(DropReason::FlowCollision);
         }
         let creator = half.peer.map_or(me, |p| p.worker);
         if entry.flags().has(Flags::INITIATOR) && !denied && creator >= me {
-            return Ok(None);
+            return Ok(Installed { paired: false, ousted: None });
         }
         self.table.replace(slot, half, quota).map_err(|_| DropReason::FlowQuota)?;
         // The initiator's half owns the lifetime from now on.
         self.wheel.disarm(slot.index());
-        Ok(Some(slot))
+        Ok(Installed { paired: true, ousted: None })
     }
 
     /// The half of this key that belongs to the given initiator's half.

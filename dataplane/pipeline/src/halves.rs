@@ -18,6 +18,7 @@ use podplane_tables::flow::{
     V6, Verdict,
 };
 use podplane_tables::mem::Pod;
+use podplane_tables::quota::Quota;
 use podplane_tables::wheel::Look;
 use podplane_tables::{VtepIndex, reached};
 
@@ -115,12 +116,15 @@ where
         Msg::Push(half) => {
             // The creator is who sent it: anything else would be answered to the wrong worker.
             let Some(creator) = half.peer.filter(|p| p.worker == from) else { return };
-            if let Err(reason) = part.install(me, &half, quota) {
-                let collision = reason == DropReason::FlowCollision;
-                if !collision {
-                    deny_replies(flows, &half, now);
+            match part.install(me, &half, quota) {
+                Ok(installed) => oust(part, quota, env, me, installed.ousted),
+                Err(reason) => {
+                    let collision = reason == DropReason::FlowCollision;
+                    if !collision {
+                        deny_replies(flows, &half, now);
+                    }
+                    post(env, me, from, Msg::<A>::Refused { creator, collision });
                 }
-                post(env, me, from, Msg::<A>::Refused { creator, collision });
             }
         }
         Msg::Query { key, creator } => {
@@ -149,6 +153,30 @@ where
                 }
             }
         }
+    }
+}
+
+/// Ends the initiator's half of a flow whose half of the replies another flow has taken over.
+pub(crate) fn oust<A: Family, E: Env>(
+    part: &mut crate::flows::Part<A>,
+    quota: &mut Quota,
+    env: &mut E,
+    me: WorkerId,
+    initiator: Option<HalfRef>,
+) where
+    Entry<A>: Pod,
+{
+    match initiator {
+        Some(half) if half.worker != me => {
+            // Should this be lost, the half finds out when its time has come and it asks.
+            post::<A, E>(env, me, half.worker, Msg::Gone(half));
+        }
+        Some(half) => {
+            if let Some(slot) = part.table.resolve(half) {
+                part.free(slot, quota);
+            }
+        }
+        None => {}
     }
 }
 
@@ -321,6 +349,10 @@ pub(crate) const RENUMBER: Flags = Flags(1 << (ZONE_SHIFT + 3));
 
 /// A cached drop that was the replies' half of a flow that policy forbids by now.
 pub(crate) const BARRED: Flags = Flags(1 << (ZONE_SHIFT + 4));
+
+/// In a half of replies on its way to its owner: the connection was there before, as its first packet here tells, so it takes
+/// the place of one that led through another entry node. No table holds it, so the bit may be that of cached drops.
+pub(crate) const MOVED: Flags = RENUMBER;
 
 /// Flag bits that hold the zone of the other half's key.
 const ZONE_SHIFT: u32 = Flags::FIRST_FREE_BIT + 2;

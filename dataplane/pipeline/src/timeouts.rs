@@ -84,6 +84,12 @@ pub(crate) const fn is_opening(tcp_flags: Option<u8>) -> bool {
     matches!(tcp_flags, Some(flags) if flags & (tcp::SYN | tcp::ACK) == tcp::SYN)
 }
 
+/// Whether a packet is one of a TCP connection that is there already, and goes on.
+#[inline]
+pub(crate) const fn goes_on(tcp_flags: Option<u8>) -> bool {
+    matches!(tcp_flags, Some(flags) if flags & (tcp::SYN | tcp::RST | tcp::ACK) == tcp::ACK)
+}
+
 /// Whether an end of the connection was seen.
 #[inline]
 pub(crate) const fn is_closed(flags: Flags) -> bool {

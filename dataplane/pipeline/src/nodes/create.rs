@@ -23,7 +23,7 @@ use crate::halves;
 use crate::headers::{SCTP, TCP, UDP};
 use crate::owner::{Arrival, Ends, owner};
 use crate::snapshot::PortClass;
-use crate::timeouts::{class, look, observe};
+use crate::timeouts::{class, goes_on, look, observe};
 use crate::world::{AnyKey, Ctx, zone};
 
 pub(crate) const NODE: Node = Node {
@@ -150,7 +150,10 @@ where
     let Some(mine) = part.table.half_ref(me, slot) else { return Err(DropReason::FlowCollision) };
     let reply = Half { peer: Some(mine), ..reply };
     let installed = if other == me {
-        part.install(me, &reply, quota).map(|there| there.is_some())
+        part.install(me, &reply, quota).map(|installed| {
+            halves::oust(part, quota, w.env, me, installed.ousted);
+            installed.paired
+        })
     } else {
         halves::push(w.env, me, other, reply).map(|()| true)
     };
@@ -200,10 +203,12 @@ fn both<A: Addr, E: Env>(
         vtep: ctx.via.vtep.or(to_vtep),
     };
     let undo = rewrite.map(|_| Rewrite { src: key.dst, dst: key.src, sport: key.dport, dport: key.sport });
+    let from_outside = matches!(key.zone, zone::PLAIN | zone::ENTRY);
+    let moved = if from_outside && goes_on(ctx.l4.tcp_flags) { halves::MOVED } else { Flags::NONE };
     let reply = Half {
         key: reply_key,
         verdict: Verdict { action: ctx.back, rewrite: undo },
-        flags: halves::leading_to(Flags::REPLY, key.zone),
+        flags: halves::leading_to(Flags::REPLY, key.zone).with(moved),
         vtep: to_vtep.or(ctx.via.vtep),
         ..forward
     };
