@@ -41,11 +41,8 @@ pub fn list(shared: &Shared, view: &View, filter: &FlowFilter) -> Result<Vec<Flo
     walk(shared, |flow| {
         // A cached drop has no other direction.
         let opens = flow.opens || flow.creator.is_none();
-        if opens && found.len() < limit {
-            let line = names.line(flow);
-            if passes(filter, &line) {
-                found.insert(flow.id, line);
-            }
+        if opens && found.len() < limit && names.passes(filter, flow) {
+            found.insert(flow.id, names.line(flow));
         }
         found.len() < limit
     })?;
@@ -99,75 +96,86 @@ fn ask(shared: &Shared, seat: &Seat, number: usize, chunk: Box<Chunk>) -> Result
 }
 
 /// What indices stand for.
+#[derive(Default)]
 struct Names<'a> {
-    snapshot: &'a Snapshot,
-    view: &'a View,
+    /// Frontends' Services.
     services: HashMap<(IpAddr, u8, u16), &'a str>,
-    pods: HashMap<IpAddr, &'a PortView>,
-    peers: HashMap<IpAddr, &'a str>,
+    /// Pods' names and ports by address.
+    pods: HashMap<IpAddr, (&'a str, PortId)>,
+    /// Ports' devices.
+    devices: HashMap<PortId, &'a str>,
+    peers: HashMap<VtepIndex, &'a str>,
 }
 
 impl<'a> Names<'a> {
-    fn new(snapshot: &'a Snapshot, view: &'a View) -> Names<'a> {
+    fn new(snapshot: &Snapshot, view: &'a View) -> Names<'a> {
         let service = |f: podplane_pipeline::snapshot::services::FrontendView| {
             let identity = view.catalog.identity(f.service)?;
             Some(((f.address, f.protocol.number(), f.port), &*identity.service))
         };
-        let addresses = |port: &'a PortView| port.addresses.iter().map(move |address| (*address, port));
+        let addresses = |port: &'a PortView| port.addresses.iter().map(|a| (*a, (port.pod.as_str(), port.id)));
+        let peers: HashMap<IpAddr, &str> = view.peers.iter().map(|peer| (peer.vtep, peer.name.as_str())).collect();
         Names {
-            snapshot,
-            view,
             services: snapshot.frontends().filter_map(service).collect(),
             pods: view.ports.iter().flat_map(addresses).collect(),
-            peers: view.peers.iter().map(|peer| (peer.vtep, peer.name.as_str())).collect(),
+            devices: view.ports.iter().map(|port| (port.id, port.facts.name.as_str())).collect(),
+            peers: snapshot.vteps().filter_map(|(i, vtep)| Some((i, *peers.get(&vtep.addr)?))).collect(),
         }
+    }
+
+    /// Whether a flow is asked for. Looked at before its line is made, for most are not.
+    fn passes(&self, filter: &FlowFilter, flow: &FlowView) -> bool {
+        let FlowView { tuple, leaves, .. } = flow;
+        filter.address.is_none_or(|a| [tuple.src, tuple.dst, leaves.src, leaves.dst].contains(&a))
+            && filter.state.as_ref().is_none_or(|wanted| state(flow.class) == wanted)
+            && filter.pod.as_ref().is_none_or(|wanted| self.pods(flow).contains(&wanted.as_str()))
+            && filter.service.as_ref().is_none_or(|wanted| self.service(flow) == wanted)
+            && filter.peer.as_ref().is_none_or(|wanted| self.peer(flow) == wanted)
     }
 
     fn line(&self, flow: &FlowView) -> Flow {
         let FlowView { tuple: original, leaves, .. } = flow;
-        let pod = |address: IpAddr| self.pods.get(&address).map_or_else(String::new, |port| port.pod.clone());
-        let service = self.services.get(&(original.dst, flow.proto, original.dport));
         Flow {
             protocol: protocol(flow.proto),
             original: tuple(original),
             translated: tuple(leaves),
             from: match flow.arrives {
-                Arrives::Pod => self.pods.get(&original.src).map_or_else(String::new, |port| port.facts.name.clone()),
-                Arrives::Host => self.port(PortId::HOST),
-                Arrives::Tunnel | Arrives::Plain | Arrives::Entry => self.port(PortId::UPLINK),
-            },
+                Arrives::Pod => self.pods.get(&original.src).map_or("", |(_, port)| self.device(*port)),
+                Arrives::Host => self.device(PortId::HOST),
+                Arrives::Tunnel | Arrives::Plain | Arrives::Entry => self.device(PortId::UPLINK),
+            }
+            .to_owned(),
             to: match flow.action {
-                Action::Forward(port) => self.port(port),
-                Action::Drop(_) => String::new(),
-                _ => self.port(PortId::UPLINK),
-            },
-            pods: [pod(original.src), pod(leaves.dst)],
-            service: service.map_or_else(String::new, |name| (*name).to_owned()),
-            peer: flow.vtep.map_or_else(String::new, |vtep| self.peer(vtep)),
+                Action::Forward(port) => self.device(port),
+                Action::Drop(_) => "",
+                _ => self.device(PortId::UPLINK),
+            }
+            .to_owned(),
+            pods: self.pods(flow).map(str::to_owned),
+            service: self.service(flow).to_owned(),
+            peer: self.peer(flow).to_owned(),
             state: state(flow.class).to_owned(),
             idle_ms: flow.idle.into(),
             worker: flow.id.worker.0,
         }
     }
 
-    fn port(&self, id: PortId) -> String {
-        self.view.ports.iter().find(|port| port.id == id).map_or_else(String::new, |port| port.facts.name.clone())
+    /// The pods at both ends.
+    fn pods(&self, flow: &FlowView) -> [&'a str; 2] {
+        [flow.tuple.src, flow.leaves.dst].map(|address| self.pods.get(&address).map_or("", |(name, _)| name))
     }
 
-    fn peer(&self, vtep: VtepIndex) -> String {
-        let address = self.snapshot.vtep(vtep).map(|v| v.addr);
-        address.and_then(|a| self.peers.get(&a)).map_or_else(String::new, |name| (*name).to_owned())
+    fn service(&self, flow: &FlowView) -> &'a str {
+        self.services.get(&(flow.tuple.dst, flow.proto, flow.tuple.dport)).copied().unwrap_or_default()
     }
-}
 
-fn passes(filter: &FlowFilter, flow: &Flow) -> bool {
-    let addresses =
-        [flow.original.source, flow.original.destination, flow.translated.source, flow.translated.destination];
-    filter.pod.as_ref().is_none_or(|pod| flow.pods.contains(pod))
-        && filter.service.as_ref().is_none_or(|service| flow.service == *service)
-        && filter.peer.as_ref().is_none_or(|peer| flow.peer == *peer)
-        && filter.state.as_ref().is_none_or(|state| flow.state == *state)
-        && filter.address.is_none_or(|address| addresses.contains(&address))
+    fn peer(&self, flow: &FlowView) -> &'a str {
+        flow.vtep.and_then(|vtep| self.peers.get(&vtep)).copied().unwrap_or_default()
+    }
+
+    fn device(&self, id: PortId) -> &'a str {
+        self.devices.get(&id).copied().unwrap_or_default()
+    }
 }
 
 fn tuple(t: &nat::Tuple) -> Tuple {
@@ -203,28 +211,52 @@ fn state(class: TimeoutClass) -> &'static str {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use podplane_packet::id::WorkerId;
+    use podplane_tables::flow::Slot;
+
     use super::*;
 
-    fn flow() -> Flow {
-        let t = |source: [u8; 4], destination: [u8; 4]| Tuple {
-            source: source.into(),
-            source_port: 1,
-            destination: destination.into(),
-            destination_port: 2,
-        };
-        Flow {
-            protocol: "TCP".into(),
-            original: t([10, 0, 0, 1], [10, 96, 0, 1]),
-            translated: t([10, 0, 0, 1], [10, 0, 0, 2]),
-            from: "a".into(),
-            to: "b".into(),
-            pods: ["ns/a".into(), String::new()],
-            service: "ns/s".into(),
-            peer: "node2".into(),
-            state: "established".into(),
-            idle_ms: 3,
-            worker: 0,
+    const POD: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+    const VIP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 96, 0, 1));
+    const BACKEND: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 1, 2));
+
+    fn names() -> Names<'static> {
+        Names {
+            services: [((VIP, proto::TCP, 80), "ns/s")].into(),
+            pods: [(POD, ("ns/a", PortId(5)))].into(),
+            devices: [(PortId::UPLINK, "eth0"), (PortId(5), "pp5")].into(),
+            peers: [(VtepIndex(3), "node2")].into(),
         }
+    }
+
+    fn flow() -> FlowView {
+        let id = HalfRef { worker: WorkerId(1), slot: Slot::from_index(9).expect("a slot"), sequence: 1 };
+        FlowView {
+            id,
+            creator: Some(id),
+            opens: true,
+            arrives: Arrives::Pod,
+            tuple: nat::Tuple { src: POD, dst: VIP, sport: 4000, dport: 80 },
+            leaves: nat::Tuple { src: POD, dst: BACKEND, sport: 4000, dport: 8080 },
+            proto: proto::TCP,
+            action: Action::Encap(VtepIndex(3)),
+            class: TimeoutClass::TcpEstablished,
+            idle: 3,
+            local_port: PortId(5),
+            vtep: Some(VtepIndex(3)),
+        }
+    }
+
+    #[test]
+    fn a_line_says_all_by_name() {
+        let line = names().line(&flow());
+        let named = (line.from.as_str(), line.to.as_str(), line.service.as_str(), line.peer.as_str());
+        assert_eq!(named, ("pp5", "eth0", "ns/s", "node2"));
+        assert_eq!((line.pods, line.state.as_str()), (["ns/a".into(), String::new()], "established"));
+        assert_eq!((line.original, line.translated), (tuple(&flow().tuple), tuple(&flow().leaves)));
+        let stranger = FlowView { arrives: Arrives::Plain, action: Action::Drop(0), vtep: None, ..flow() };
+        let line = names().line(&stranger);
+        assert_eq!((line.from.as_str(), line.to.as_str(), line.peer.as_str()), ("eth0", "", ""));
     }
 
     #[test]
@@ -233,11 +265,12 @@ mod tests {
             pod: Some("ns/a".into()),
             service: Some("ns/s".into()),
             peer: Some("node2".into()),
-            address: Some([10, 0, 0, 2].into()),
+            address: Some(BACKEND),
             state: Some("established".into()),
             limit: None,
         };
-        assert!(passes(&FlowFilter::default(), &flow()) && passes(&all, &flow()));
+        let passes = |filter: &FlowFilter| names().passes(filter, &flow());
+        assert!(passes(&FlowFilter::default()) && passes(&all));
         for other in [
             FlowFilter { pod: Some("ns/b".into()), ..all.clone() },
             FlowFilter { service: Some("ns/t".into()), ..all.clone() },
@@ -245,7 +278,7 @@ mod tests {
             FlowFilter { address: Some([10, 0, 0, 3].into()), ..all.clone() },
             FlowFilter { state: Some("udp".into()), ..all.clone() },
         ] {
-            assert!(!passes(&other, &flow()), "{other:?}");
+            assert!(!passes(&other), "{other:?}");
         }
     }
 }
