@@ -62,7 +62,7 @@ impl Cluster {
         names.add("bridge", bridge);
         names.add("container", pair(v6, [172, 17, 0, 2], "fd00:17::2"));
         names.add("hole", pair(v6, [198, 18, 0, 1], "2001:db8:18::1"));
-        names.add("nobody", pair(v6, [10, 244, 1, 200], "fd00:244:1::c8"));
+        names.add("vacant", pair(v6, [10, 244, 1, 200], "fd00:244:1::c8"));
         let node_address = |n| if v6 { IpAddr::from(node_v6(n)) } else { node_v4(n).into() };
         let nodes: Vec<_> =
             sim.nodes.iter().enumerate().map(|(n, node)| (node_address(n), node.uplink_mac())).collect();
