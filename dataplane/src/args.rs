@@ -6,6 +6,8 @@ use std::str::FromStr;
 use clap::Parser;
 use ipnet::IpNet;
 use podplane_packet::id::WorkerId;
+use podplane_pipeline::TIMEOUTS;
+use podplane_tables::flow::{TimeoutClass, Timeouts};
 
 /// The longest name of a network interface, in bytes (`IFNAMSIZ` less the terminator).
 const MAX_IFNAME: usize = 15;
@@ -62,6 +64,16 @@ pub struct Args {
     /// given several times.
     #[arg(long, value_name = "ADDRESS/LENGTH")]
     pub host_address: Vec<IpNet>,
+
+    /// How long flows of a class may be silent, such as tcp-established=7200; may be given several times. Classes: other,
+    /// tcp-opening, tcp-established, tcp-closing, tcp-closed, udp, udp-stream, icmp, sctp, deny.
+    #[arg(long, value_name = "CLASS=SECONDS")]
+    pub timeout: Vec<FlowTimeout>,
+
+    /// Memory in MiB for the tables that choose among Services' backends, at most: a configuration that needs more is
+    /// refused. A set of 10 backends takes 2 KiB, one of 1,000 takes 250 KiB, alike sets share theirs.
+    #[arg(long, value_name = "MIB", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
+    pub service_memory: u32,
 
     /// What is logged: a level (error, warn, info, debug, trace) or a filter as of tracing-subscriber.
     #[arg(long, value_name = "FILTER", default_value = "info", env = "PODPLANE_LOG")]
@@ -151,6 +163,49 @@ fn bad_pci(text: &str) -> String {
     format!("{text:?} is no PCI address; `dpdk-devbind.py --status` lists them as 0000:01:00.0")
 }
 
+/// How long flows of one class may be silent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowTimeout {
+    /// Which flows.
+    pub class: TimeoutClass,
+    /// How long, in seconds.
+    pub seconds: u32,
+}
+
+/// The longest time that flows may be silent: a week, far from where the workers' clocks wrap.
+const LONGEST: u32 = 7 * 24 * 3600;
+/// The longest time for which a refusal is remembered: it would outlive its cause.
+const LONGEST_DENY: u32 = 60;
+
+impl FromStr for FlowTimeout {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let classes = || CLASSES.map(|(name, _)| name).join(", ");
+        let (name, seconds) = text.split_once('=').ok_or_else(|| format!("{text:?} is not CLASS=SECONDS"))?;
+        let class = CLASSES.iter().find(|(known, _)| *known == name).map(|(_, class)| *class);
+        let class = class.ok_or_else(|| format!("{name:?} is no class of flows; there are {}", classes()))?;
+        let longest = if class == TimeoutClass::Deny { LONGEST_DENY } else { LONGEST };
+        let seconds = seconds.parse().ok().filter(|s| (1..=longest).contains(s));
+        let seconds = seconds.ok_or_else(|| format!("{name} takes 1 to {longest} seconds"))?;
+        Ok(FlowTimeout { class, seconds })
+    }
+}
+
+/// The classes of flows by name.
+const CLASSES: [(&str, TimeoutClass); TimeoutClass::COUNT] = [
+    ("other", TimeoutClass::Other),
+    ("tcp-opening", TimeoutClass::TcpOpening),
+    ("tcp-established", TimeoutClass::TcpEstablished),
+    ("tcp-closing", TimeoutClass::TcpClosing),
+    ("tcp-closed", TimeoutClass::TcpClosed),
+    ("udp", TimeoutClass::Udp),
+    ("udp-stream", TimeoutClass::UdpStream),
+    ("icmp", TimeoutClass::Icmp),
+    ("sctp", TimeoutClass::Sctp),
+    ("deny", TimeoutClass::Deny),
+];
+
 /// A list of CPUs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuList(Vec<usize>);
@@ -189,6 +244,16 @@ impl Args {
     /// The kernel interface that must be taken over.
     pub fn taken_over(&self) -> Option<&str> {
         self.uplink_ifname.as_deref().or_else(|| self.uplink.kernel_interface())
+    }
+
+    /// How long flows may be silent: the pipeline's defaults, but for what `--timeout` says; of several for one class the
+    /// last counts.
+    pub fn timeouts(&self) -> Timeouts {
+        let mut timeouts = TIMEOUTS;
+        for FlowTimeout { class, seconds } in &self.timeout {
+            timeouts.0[*class as usize] = seconds * 1000;
+        }
+        timeouts
     }
 
     /// What clap cannot see: options that contradict each other.
@@ -254,6 +319,21 @@ mod tests {
         assert!(args(&["--uplink", "iface:eth0", "--workers", "0"]).is_err());
         assert!(args(&["--uplink", "iface:eth0", "--workers", "65"]).is_err());
         assert!(args(&[]).is_err(), "an uplink is required");
+    }
+
+    #[test]
+    fn timeouts_are_those_of_the_pipeline_but_for_what_is_said() {
+        let of = |line: &[&str]| args(&[&["--uplink", "iface:eth0"], line].concat()).map(|args| args.timeouts());
+        assert_eq!(of(&[]).unwrap(), TIMEOUTS);
+        let some = of(&["--timeout", "udp=5", "--timeout", "tcp-established=7200", "--timeout", "udp=6"]).unwrap();
+        assert_eq!((some.of(TimeoutClass::Udp), some.of(TimeoutClass::TcpEstablished)), (6000, 7_200_000));
+        assert_eq!(some.of(TimeoutClass::UdpStream), TIMEOUTS.of(TimeoutClass::UdpStream));
+        for (i, (name, class)) in CLASSES.iter().enumerate() {
+            assert_eq!((*class as usize, of(&["--timeout", &format!("{name}=9")]).unwrap().of(*class)), (i, 9000));
+        }
+        for bad in ["udp", "udp=", "udp=0", "udp=604801", "deny=61", "tcp=5", "udp=-1", "=5"] {
+            assert!(of(&["--timeout", bad]).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -64,7 +64,13 @@ pub fn run(args: &Args) -> Result<()> {
     let opener = PortOpener::new(args.workers, PortOpener::DEFAULT_SOCKET_MEMORY).with_ethdev_mtu(args.mtu);
     let node = Node::take(args, &opener, &pools)?;
 
-    let base = Base { workers: args.workers, seed: random_seed()?, mac: node.mac(), mtu: node.mtu };
+    let base = Base {
+        workers: args.workers,
+        seed: random_seed()?,
+        mac: node.mac(),
+        mtu: node.mtu,
+        table_limit: (args.service_memory as usize) << 20,
+    };
     let snapshot = Snapshot::compile(&base.alone(), None)?;
     let shared = Shared::new(args.workers, snapshot, Clock::start())?;
     stop.wakes(&shared);
@@ -163,7 +169,7 @@ fn start_eal(args: &Args, division: &Division) -> Result<Eal> {
 fn make_workers(args: &Args, base: &Base, shared: &Arc<Shared>, pools: &Pools) -> Result<Vec<Worker>> {
     let mut workers = Vec::with_capacity(usize::from(args.workers));
     for me in (0..args.workers).map(WorkerId) {
-        let engine: Engine<Pkt> = Engine::new(EngineConfig {
+        let mut engine: Engine<Pkt> = Engine::new(EngineConfig {
             worker: me,
             workers: args.workers,
             flow_capacity: 1,
@@ -174,6 +180,7 @@ fn make_workers(args: &Args, base: &Base, shared: &Arc<Shared>, pools: &Pools) -
             now: millis(shared.clock.nanos()),
             counters: Arc::clone(&shared.seat(me).counters),
         })?;
+        engine.set_timeouts(args.timeouts());
         workers.push(Worker::new(me, shared, engine, Buffers::new(pools), args.busy_poll)?);
     }
     Ok(workers)

@@ -1,13 +1,20 @@
 //! A worker's flows apart from its engine: control fills them with those of a former process and lends them to the
 //! workers before the first configuration is in force. Until then there are no flows.
 
+use std::collections::HashSet;
+use std::net::IpAddr;
+
 use podplane_packet::buf::PacketBuf;
-use podplane_packet::id::WorkerId;
-use podplane_tables::flow::{Adopted, FlowTable, OldFlows, Pair, Renumber, ResumeError, Slot, V4, V6};
+use podplane_packet::id::{PortId, WorkerId};
+use podplane_tables::flow::{
+    Action, Addr, Adopted, FlowTable, Half, OldFlows, Pair, Renumber, ResumeError, Slot, V4, V6,
+};
 
 use crate::engine::Engine;
 use crate::env::Millis;
 use crate::flows::{Family, Flows};
+use crate::snapshot::services::Served;
+use crate::world::zone;
 
 /// Over which time the first looks at adopted flows are spread, in milliseconds, so that they do not come at once.
 const SPREAD: Millis = 16_384;
@@ -43,9 +50,9 @@ impl<B: PacketBuf> Engine<B> {
     }
 }
 
-/// Takes the connections of a former process into empty stores, one for each worker by number. Afterwards the snapshot
-/// that comes into force must have stamped everything as changed, so that each is judged before its first packet goes
-/// anywhere.
+/// Takes the connections of a former process into empty stores, one for each worker by number, and notes what they were
+/// served by. Afterwards the snapshot that comes into force must have stamped everything as changed, so that each is judged
+/// before its first packet goes anywhere, and must [remember](crate::Snapshot::remember) what was served.
 ///
 /// # Errors
 /// The file cannot be read to its end; what was read before is taken.
@@ -54,9 +61,15 @@ pub fn resume(
     old: &OldFlows,
     renumber: &Renumber,
     now: Millis,
+    served: &mut Served,
 ) -> Result<Adopted, ResumeError> {
-    let v4 = adopt::<V4>(stores, old, renumber, now);
-    let v6 = adopt::<V6>(stores, old, renumber, now);
+    let mut seen = Seen::default();
+    let v4 = adopt::<V4>(stores, old, renumber, now, &mut seen);
+    let v6 = adopt::<V6>(stores, old, renumber, now, &mut seen);
+    *served = Served {
+        frontends: seen.frontends.into_iter().collect(),
+        host_backends: seen.host_backends.into_iter().collect(),
+    };
     for Flows { v4, v6, .. } in stores.iter_mut().map(|store| &mut store.0) {
         v4.table.settle();
         v6.table.settle();
@@ -69,6 +82,7 @@ fn adopt<A: Family>(
     old: &OldFlows,
     renumber: &Renumber,
     now: Millis,
+    seen: &mut Seen,
 ) -> Result<Adopted, ResumeError> {
     old.pairs::<A>(renumber, |pair: &Pair<A>| {
         let taken = pair.adopt(|worker, put| {
@@ -81,12 +95,69 @@ fn adopt<A: Family>(
         if let Some(store) = stores.get_mut(pair.initiator_at.worker.index()).filter(|_| taken) {
             let slot = pair.initiator_at.slot;
             A::of(&mut store.0).0.arm(slot, now.wrapping_add(first_look(slot)));
+            seen.note(&pair.initiator);
         }
         taken
     })
 }
 
+/// What the adopted flows were served by, each once.
+#[derive(Default)]
+struct Seen {
+    frontends: HashSet<(IpAddr, u8, u16)>,
+    host_backends: HashSet<(IpAddr, u8, u16)>,
+}
+
+impl Seen {
+    /// Notes whom a client outside reached, by its direction of a flow. What pods and the node send comes to us in any
+    /// case.
+    fn note<A: Addr>(&mut self, half: &Half<A>) {
+        let (key, rewrite) = (&half.key, half.verdict.rewrite);
+        let Some(new) = rewrite.filter(|new| key.zone == zone::PLAIN && (new.dst, new.dport) != (key.dst, key.dport))
+        else {
+            return;
+        };
+        self.frontends.insert((key.dst.ip(), key.proto, key.dport));
+        if half.verdict.action == Action::Forward(PortId::HOST) {
+            self.host_backends.insert((new.dst.ip(), key.proto, new.dport));
+        }
+    }
+}
+
 /// When the first look at a flow is due: neighbouring slots far apart.
 fn first_look(slot: Slot) -> Millis {
     slot.index().wrapping_mul(0x9e37_79b1) % SPREAD
+}
+
+#[cfg(test)]
+mod tests {
+    use podplane_tables::flow::{Flags, Key, Rewrite, TimeoutClass, Verdict};
+
+    use super::*;
+
+    #[test]
+    fn clients_outside_tell_what_was_served() {
+        let (client, front, back) = ([198, 51, 100, 9], [203, 0, 113, 5], [10, 244, 1, 10]);
+        let half = |zone, dst, action| Half::<V4> {
+            key: Key::new(client, front, 4000, 80, 6, zone),
+            verdict: Verdict { action, rewrite: Some(Rewrite { src: client, dst, sport: 4000, dport: 8080 }) },
+            generation: 1,
+            last_seen: 0,
+            peer: None,
+            flags: Flags::INITIATOR,
+            class: TimeoutClass::TcpEstablished,
+            local_port: PortId(5),
+            vtep: None,
+        };
+        let (pod, host) = (Action::Forward(PortId(5)), Action::Forward(PortId::HOST));
+        let mut seen = Seen::default();
+        seen.note(&half(zone::POD, back, pod));
+        seen.note(&Half { verdict: Verdict { action: pod, rewrite: None }, ..half(zone::PLAIN, back, pod) });
+        assert!(seen.frontends.is_empty(), "a pod's, and one that no Service has led");
+        seen.note(&half(zone::PLAIN, back, pod));
+        assert_eq!((seen.frontends.len(), seen.host_backends.len()), (1, 0));
+        seen.note(&half(zone::PLAIN, back, host));
+        assert!(seen.frontends.contains(&(front.into(), 6, 80)) && seen.frontends.len() == 1);
+        assert!(seen.host_backends.contains(&(back.into(), 6, 8080)));
+    }
 }

@@ -25,7 +25,7 @@ use podplane_tables::policy::Policies;
 use nets::Nets;
 use outside::Outside;
 use policy::Policy;
-use services::{FrontendView, Services};
+use services::{FrontendView, Served, Services};
 
 pub use config::{LocalConfig, PeerConfig, PortClass, PortEntry, Prefix, SnapshotConfig, SnapshotError};
 pub use policy::{PolicyMap, PortPolicy};
@@ -203,6 +203,11 @@ impl Snapshot {
     /// Bytes of the tables that choose among Services' backends. Walks all of them: for gauges.
     pub fn service_table_bytes(&self) -> usize {
         self.services.table_bytes()
+    }
+
+    /// Takes what a former process served for what was served here. To be called before the snapshot is in force.
+    pub fn remember(&mut self, served: &Served) {
+        self.services.remember(served);
     }
 
     /// The cells that say when something last changed.

@@ -22,6 +22,8 @@ pub struct Base {
     pub mac: Mac,
     /// The uplink's and the host port's MTU in bytes.
     pub mtu: u16,
+    /// The most bytes that the tables of Services' backends may take.
+    pub table_limit: usize,
 }
 
 impl Base {
@@ -43,6 +45,7 @@ impl Base {
             ports: vec![(PortId::UPLINK, entry(PortClass::Uplink)), (PortId::HOST, entry(PortClass::Host))],
             local: None,
             peers: Vec::new(),
+            table_limit: Some(self.table_limit),
             ..SnapshotConfig::default()
         }
     }

@@ -13,6 +13,7 @@ use std::time::Instant;
 use podplane_packet::id::{PortId, WorkerId};
 use podplane_pipeline::Snapshot;
 use podplane_pipeline::resume::{FlowStore, resume};
+use podplane_pipeline::snapshot::services::Served;
 use podplane_tables::fib::NeighbourIndex;
 use podplane_tables::flow::{FlowError, FlowMemory, MemoryConfig, OldFlows, Present, Rejected, Renumber};
 use podplane_tables::mem::{Backing, Want};
@@ -116,16 +117,14 @@ impl FlowKeeper {
     }
 
     /// The workers' flow tables, those of the former process in them, which count as judged under `users.snapshot`: it
-    /// must be followed by one that has stamped everything before a worker forwards. Once.
-    pub fn begin(&mut self, users: &Users<'_>) -> Option<Vec<FlowStore>> {
+    /// must be followed by one that has stamped everything, and remembers what was served, before a worker forwards. Once.
+    pub fn begin(&mut self, users: &Users<'_>) -> Option<(Vec<FlowStore>, Served)> {
         let mut stores = self.stores.take()?;
-        if let Some(old) = self.old.take() {
-            self.resume(&mut stores, &old, users);
-        }
-        Some(stores)
+        let served = self.old.take().map(|old| self.resume(&mut stores, &old, users));
+        Some((stores, served.unwrap_or_default()))
     }
 
-    fn resume(&self, stores: &mut [FlowStore], old: &OldFlows, users: &Users<'_>) {
+    fn resume(&self, stores: &mut [FlowStore], old: &OldFlows, users: &Users<'_>) -> Served {
         let (began, now) = (Instant::now(), millis(self.clock.nanos()));
         let ports: HashMap<_, PortId> = users.ports.iter().map(|(id, port)| (old.identity(id), port.id)).collect();
         let vteps: HashMap<IpAddr, _> = users.snapshot.vteps().map(|(index, vtep)| (vtep.addr, index)).collect();
@@ -139,7 +138,8 @@ impl FlowKeeper {
             |address| vteps.get(&address).copied(),
             |address| neighbours.get(&address).copied(),
         );
-        match resume(stores, old, &renumber, now) {
+        let mut served = Served::default();
+        match resume(stores, old, &renumber, now, &mut served) {
             Ok(adopted) => tracing::info!(
                 flows = adopted.taken,
                 unpaired = adopted.rejected(Rejected::Unpaired),
@@ -150,6 +150,7 @@ impl FlowKeeper {
             ),
             Err(error) => tracing::error!(%error, "flows of the former process are lost"),
         }
+        served
     }
 
     /// Notes who the indices are, before workers use them.

@@ -346,12 +346,13 @@ impl Control {
         catalog: &Catalog,
         plan: &Plan,
     ) -> Result<(Snapshot, Option<Vec<FlowStore>>), String> {
-        let next = self.compile(state, catalog, plan, &snapshot)?;
+        let mut next = self.compile(state, catalog, plan, &snapshot)?;
         next.changed().stamp_all(next.generation());
         let neighbours = self.hops.known();
         let users = Users { snapshot: &snapshot, ports: &plan.attached, neighbours: &neighbours };
-        let stores = self.parts.flows.begin(&users);
-        Ok((next, stores))
+        let Some((stores, served)) = self.parts.flows.begin(&users) else { return Ok((next, None)) };
+        next.remember(&served);
+        Ok((next, Some(stores)))
     }
 
     /// Devices came or went: opens those that are waited for, closes those that are gone.

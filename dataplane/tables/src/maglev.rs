@@ -49,6 +49,12 @@ impl Maglev {
         LADDER.iter().map(|&p| p as usize).find(|&p| p >= wanted).unwrap_or(LADDER[LADDER.len() - 1] as usize)
     }
 
+    /// Bytes of memory of the table of a set of so many backends.
+    pub fn bytes_for(backends: usize) -> usize {
+        let places = if backends < 2 { 1 } else { Self::size_for(backends) };
+        places * size_of::<u16>()
+    }
+
     /// Builds the table of a set. `names` are stable hashes of the backends' identities, in an order that all nodes
     /// agree upon; `seed` is the cluster's. Without backends every [`Maglev::pick`] is 0, which is nobody's index.
     ///

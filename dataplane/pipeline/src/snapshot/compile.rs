@@ -13,7 +13,7 @@ use podplane_tables::fib::{Fib, NextHop};
 use super::nets::{Nets, usable};
 use super::outside::Outside;
 use super::policy::{Policy, PortPolicy};
-use super::services::Services;
+use super::services::{Services, Terms};
 use super::{
     Local, LocalConfig, MIN_MTU, PeerConfig, PortClass, PortEntry, Prefix, Snapshot, SnapshotConfig, SnapshotError,
     Vtep, Wanted,
@@ -49,8 +49,8 @@ impl Snapshot {
             config.local.as_ref().map_or((&[], [0; 2]), |l| (&l.addresses, l.cluster_seed));
         // A table is known by its backends alone, so another seed starts anew.
         let before = previous.filter(|p| p.local().map_or([0; 2], |l| l.cluster_seed) == cluster_seed);
-        let (services, change) =
-            Services::compile(&config.services, own, cluster_seed, config.workers, before.map(|p| &p.services))?;
+        let terms = Terms { seed: cluster_seed, workers: config.workers, table_limit: config.table_limit };
+        let (services, change) = Services::compile(&config.services, own, terms, before.map(|p| &p.services))?;
         let outside = Outside::compile(&config.outside, previous.map(|p| &p.outside))?;
         let (policy, judged) = Policy::compile(config, previous.map(|p| &p.policy))?;
         let Base { ports, local, vteps, fib, wanted } = base;

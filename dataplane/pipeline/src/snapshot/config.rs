@@ -114,6 +114,9 @@ pub struct SnapshotConfig {
     pub peers: Vec<PeerConfig>,
     /// All Services.
     pub services: ServiceMap,
+    /// The most bytes that the tables which choose among Services' backends may take, those of the snapshot before among
+    /// them. `None`: as many as they need.
+    pub table_limit: Option<usize>,
     /// The world outside the cluster.
     pub outside: OutsideConfig,
     /// What policy is about; the ports say which rules are whose.
@@ -180,6 +183,19 @@ pub enum SnapshotError {
     /// A set that is empty, not sorted, has duplicates, mixes families, or is too large.
     #[error("{0:?}: set {1} is empty, unsorted, of two families or of more than 65535 backends")]
     SetInvalid(ServiceId, usize),
+    /// The tables of the Services' backends would take more memory than they may.
+    #[error(
+        "the tables that choose among Services' backends may take {limit} bytes and have {has}; there is no room for that \
+         of a set of {backends} backends: raise the dataplane's --service-memory, or have fewer or smaller Services"
+    )]
+    ServiceMemory {
+        /// How many bytes they may take.
+        limit: usize,
+        /// How many they have.
+        has: usize,
+        /// How many backends the set has that found no room.
+        backends: usize,
+    },
     /// The masquerade addresses or ports cannot be used.
     #[error(
         "masquerade: at most one address a family, each one of the node's, and ports from 1024 on, first not above last"

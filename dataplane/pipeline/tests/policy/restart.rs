@@ -34,7 +34,7 @@ fn restart(sim: &mut Sim, old: &FlowMemory, ends: [End; 2]) {
     let present = Present { origin: 0, now: sim.now, generation: sim.nodes[0].snapshot.generation() };
     let port = |id| ends.iter().map(|e| e.port()).find(|p| old.identity(&format!("{p:?}")) == id);
     let renumber = Renumber::new(&old, present, port, |_| None, |_| None);
-    let adopted = resume(&mut stores, &old, &renumber, sim.now).expect("a whole file");
+    let adopted = resume(&mut stores, &old, &renumber, sim.now, &mut Default::default()).expect("a whole file");
     assert_eq!((adopted.taken, adopted.rejected), (2, [0; 3]));
     sim.nodes[0].exchange_flows(&mut stores);
     // The configuration that comes into force then stamps everything.

@@ -1,8 +1,8 @@
 //! From wanted to compiled Services: checks, sharing, and what has to be stamped.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use podplane_tables::changed::ChangedCells;
@@ -21,54 +21,88 @@ use super::{
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     known: Mutex<Known>,
+    /// Bytes of all that live, those of former snapshots that a worker may still hold among them.
+    bytes: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, Default)]
 struct Known {
-    tables: HashMap<Box<[u64]>, Weak<Maglev>>,
+    tables: HashMap<Box<[u64]>, Weak<Table>>,
     /// How many there were when the dead ones were last thrown away.
     cleaned: usize,
 }
 
+/// A Maglev table, whose bytes are counted for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Table {
+    maglev: Maglev,
+    bytes: Arc<AtomicUsize>,
+}
+
+impl std::ops::Deref for Table {
+    type Target = Maglev;
+
+    #[inline]
+    fn deref(&self) -> &Maglev {
+        &self.maglev
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        self.bytes.fetch_sub(self.maglev.bytes(), Relaxed);
+    }
+}
+
+/// What is the same for all Services of a snapshot.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    /// The key of Maglev's hashes.
+    pub(crate) seed: [u64; 2],
+    pub(crate) workers: u8,
+    /// The most bytes that Maglev tables may take.
+    pub(crate) table_limit: Option<usize>,
+}
+
 impl Tables {
     /// The table of a set of names.
-    fn get(&self, names: Box<[u64]>, seed: [u64; 2]) -> Arc<Maglev> {
+    fn get(&self, names: Box<[u64]>, terms: Terms) -> Result<Arc<Table>, SnapshotError> {
         // Poisoned by a panic of control, which has then more to worry about; the map is whole between statements.
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.tables.len() > 2 * known.cleaned + 64 {
             known.tables.retain(|_, table| table.strong_count() > 0);
             known.cleaned = known.tables.len();
         }
-        match known.tables.entry(names) {
-            Entry::Occupied(mut place) => place.get().upgrade().unwrap_or_else(|| {
-                let table = Arc::new(Maglev::build(place.key(), seed));
-                place.insert(Arc::downgrade(&table));
-                table
-            }),
-            Entry::Vacant(place) => {
-                let table = Arc::new(Maglev::build(place.key(), seed));
-                place.insert(Arc::downgrade(&table));
-                table
-            }
+        if let Some(table) = known.tables.get(&names).and_then(Weak::upgrade) {
+            return Ok(table);
         }
+        // Before the work is done: nobody may make us build what is refused in the end.
+        let limit = terms.table_limit.unwrap_or(usize::MAX);
+        if self.bytes().saturating_add(Maglev::bytes_for(names.len())) > limit {
+            return Err(SnapshotError::ServiceMemory { limit, has: self.bytes(), backends: names.len() });
+        }
+        let table = Table { maglev: Maglev::build(&names, terms.seed), bytes: Arc::clone(&self.bytes) };
+        self.bytes.fetch_add(table.maglev.bytes(), Relaxed);
+        let table = Arc::new(table);
+        known.tables.insert(names, Arc::downgrade(&table));
+        Ok(table)
     }
 
     /// Bytes of the tables in use.
     pub(super) fn bytes(&self) -> usize {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.tables.values().filter_map(Weak::upgrade).map(|table| table.bytes()).sum()
+        self.bytes.load(Relaxed)
     }
 
     /// A set with its table. The names are those of the addresses where all ports are equal, so that a Service's ports
     /// share one table.
-    fn set(&self, backends: &[Backend], seed: [u64; 2]) -> Arc<Set> {
+    fn set(&self, backends: &[Backend], terms: Terms) -> Result<Arc<Set>, SnapshotError> {
         let one_port = backends.windows(2).all(|w| w[0].port == w[1].port);
         let name = |b: &Backend| {
             let n = number(b.address);
-            siphash13(seed, &[n as u64, (n >> 64) as u64, if one_port { 0 } else { u64::from(b.port) }])
+            siphash13(terms.seed, &[n as u64, (n >> 64) as u64, if one_port { 0 } else { u64::from(b.port) }])
         };
-        let maglev = self.get(backends.iter().map(name).collect(), seed);
-        Arc::new(Set { backends: backends.into(), maglev })
+        let maglev = self.get(backends.iter().map(name).collect(), terms)?;
+        Ok(Arc::new(Set { backends: backends.into(), maglev }))
     }
 }
 
@@ -94,12 +128,11 @@ struct Diff<'a> {
 }
 
 impl Services {
-    /// Compiles Services for `workers` workers of a node with the addresses `own`.
+    /// Compiles the Services of a node with the addresses `own`.
     pub(crate) fn compile(
         config: &ServiceMap,
         own: &[IpAddr],
-        seed: [u64; 2],
-        workers: u8,
+        terms: Terms,
         previous: Option<&Services>,
     ) -> Result<(Services, Change), SnapshotError> {
         let mut next = previous.cloned().unwrap_or_default();
@@ -118,7 +151,7 @@ impl Services {
         }
         for diff in &diffs {
             if let Some(service) = diff.now {
-                next.add(diff.id, service, seed, workers, &mut gone, &mut change)?;
+                next.add(diff.id, service, terms, &mut gone, &mut change)?;
             }
         }
         change.addresses.extend(gone.keys().map(|socket| socket.parts().0));
@@ -152,15 +185,14 @@ impl Services {
         &mut self,
         id: ServiceId,
         service: &ServiceConfig,
-        seed: [u64; 2],
-        workers: u8,
+        terms: Terms,
         gone: &mut HashMap<Socket, Arc<Frontend>>,
         change: &mut Change,
     ) -> Result<(), SnapshotError> {
         let mut sets: Vec<Arc<Set>> = Vec::with_capacity(service.sets.len());
         for (i, backends) in service.sets.iter().enumerate() {
             check_set(id, i, backends)?;
-            sets.push(self.tables.set(backends, seed));
+            sets.push(self.tables.set(backends, terms)?);
         }
         for f in &service.frontends {
             let proto = service.protocol.number();
@@ -168,7 +200,7 @@ impl Services {
             let old = gone.remove(&socket);
             let hits = match &old {
                 Some(old) if old.service == id => Arc::clone(&old.hits),
-                _ => (0..workers).map(|_| Cell::default()).collect(),
+                _ => (0..terms.workers).map(|_| Cell::default()).collect(),
             };
             let invalid = || SnapshotError::FrontendInvalid(id, f.address, f.port);
             let target = |choice| target(choice, f.address, &sets).ok_or_else(invalid);

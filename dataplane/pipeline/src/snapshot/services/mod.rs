@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use podplane_packet::id::WorkerId;
-use podplane_tables::maglev::Maglev;
 
 pub use config::{
     Backend, Choice, FrontendConfig, FrontendKind, Masquerade, OutsideConfig, Protocol, Reach, ServiceConfig,
@@ -23,7 +22,8 @@ pub use config::{
 };
 
 use super::nets::{Nets, number};
-use compile::Tables;
+pub(crate) use compile::Terms;
+use compile::{Table, Tables};
 use shards::{Map, Shards};
 
 /// Address, protocol and port.
@@ -49,7 +49,7 @@ impl Socket {
 pub(crate) struct Set {
     /// Sorted.
     backends: Box<[Backend]>,
-    maglev: Arc<Maglev>,
+    maglev: Arc<Table>,
 }
 
 impl Set {
@@ -174,6 +174,15 @@ impl Former {
     }
 }
 
+/// What clients outside were served by a process before this one, as its flows tell: address, protocol and port.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Served {
+    /// The frontends.
+    pub frontends: Vec<(IpAddr, u8, u16)>,
+    /// The backends on this node's own network.
+    pub host_backends: Vec<(IpAddr, u8, u16)>,
+}
+
 /// How many frontends there are of an address.
 #[derive(Clone, Copy, Debug, Default)]
 struct Uses {
@@ -211,6 +220,23 @@ impl Services {
         !self.former.known.is_empty() && self.former.known.contains_key(&Socket::new(address, proto, port))
     }
 
+    /// Takes what a former process served for what was served here: what of it is served no more has flows yet.
+    pub(super) fn remember(&mut self, served: &Served) {
+        let sockets = |all: &[(IpAddr, u8, u16)]| -> Vec<Socket> {
+            all.iter().take(FORMER).map(|(address, proto, port)| Socket::new(*address, *proto, *port)).collect()
+        };
+        let former = Arc::make_mut(&mut self.former);
+        for socket in sockets(&served.frontends) {
+            if self.frontends.get(&socket).is_none() {
+                former.add(socket);
+            }
+        }
+        let backends = Arc::make_mut(&mut self.host_backends);
+        for socket in sockets(&served.host_backends) {
+            backends.entry(socket).or_default();
+        }
+    }
+
     /// Whether an address has frontends, or had any.
     #[inline]
     pub(crate) fn has_address(&self, address: IpAddr) -> bool {
@@ -236,7 +262,7 @@ impl Services {
         !self.host_backends.is_empty()
     }
 
-    /// Bytes of the Maglev tables in use; a table that several sets share counts once.
+    /// Bytes of the Maglev tables in use, by former snapshots too; a table that several sets share counts once.
     pub(crate) fn table_bytes(&self) -> usize {
         self.tables.bytes()
     }

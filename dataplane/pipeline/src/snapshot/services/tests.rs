@@ -93,6 +93,49 @@ fn equal_sets_share_a_table_and_unchanged_services_all() {
 }
 
 #[test]
+fn tables_take_no_more_memory_than_they_may() {
+    let set = |backends: &[u8]| backends.iter().map(|b| (*b, 80)).collect::<Vec<_>>();
+    // 251 places of two bytes for two backends.
+    let mut wanted = SnapshotConfig { table_limit: Some(3 * 502), ..with(&[]) };
+    for n in 1..=3u8 {
+        wanted.services.insert(ServiceId(n.into()), Arc::new(service(&[(vip(n), 80)], &set(&[n, n + 1]))));
+    }
+    let first = compile(&wanted, None);
+    assert_eq!(first.service_table_bytes(), 3 * 502);
+    let mut more = wanted.clone();
+    more.services.insert(ServiceId(4), Arc::new(service(&[(vip(4), 80)], &set(&[4, 5]))));
+    let refused = Snapshot::compile(&more, Some(&first)).map(|s| s.generation());
+    let full = SnapshotError::ServiceMemory { limit: 1506, has: 1506, backends: 2 };
+    assert_eq!(refused, Err(full));
+    // One that shares a table, and one that needs none to speak of another's place, are no more.
+    more.services.insert(ServiceId(4), Arc::new(service(&[(vip(4), 80)], &set(&[1, 2]))));
+    assert_eq!(compile(&more, Some(&first)).service_table_bytes(), 3 * 502);
+    wanted.services.remove(ServiceId(3));
+    let second = compile(&wanted, Some(&first));
+    assert_eq!(second.service_table_bytes(), 3 * 502, "the former snapshot still has its own");
+    drop(first);
+    assert_eq!(second.service_table_bytes(), 2 * 502);
+    wanted.services.insert(ServiceId(4), Arc::new(service(&[(vip(4), 80)], &set(&[4, 5]))));
+    assert_eq!(compile(&wanted, Some(&second)).service_table_bytes(), 3 * 502);
+}
+
+#[test]
+fn what_a_former_process_served_is_known_as_former() {
+    let wanted = with(&[(1, service(&[(vip(1), 80)], &[(1, 80)]))]);
+    let mut first = compile(&wanted, None);
+    let node = first.local().expect("configured").vtep;
+    assert!(!first.services().has_host_backends());
+    let served = Served { frontends: vec![(vip(1), 6, 80), (vip(2), 17, 53)], host_backends: vec![(node, 6, 9090)] };
+    first.remember(&served);
+    assert!(!first.services().was_frontend(vip(1), 6, 80), "it is one");
+    assert!(first.services().has_host_backends() && first.services().is_host_backend(node, 6, 9090));
+    let second = compile(&with(&[]), Some(&first));
+    for s in [&first, &second] {
+        assert!(s.services().was_frontend(vip(2), 17, 53) && s.services().has_address(vip(2)));
+    }
+}
+
+#[test]
 fn what_changed_is_stamped_and_nothing_else() {
     let mut wanted =
         with(&[(1, service(&[(vip(1), 80)], &[(1, 80), (2, 80)])), (2, service(&[(vip(2), 80)], &[(3, 80)]))]);
