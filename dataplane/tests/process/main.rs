@@ -4,6 +4,7 @@
 
 mod backlog;
 mod node;
+mod policies;
 mod restart;
 mod uplink;
 
