@@ -7,6 +7,7 @@ use podplane_config::v1::{Peers, PortRange, Protocol, Rule, RuleAction, Tier};
 
 use super::PortName;
 use super::facts::{PeerFacts, PolicyFacts, PortFacts, RuleFacts};
+use super::numbers::ByNumber;
 use super::pods::PodState;
 use super::rules::{Identity, RuleId, Rules, Variant};
 use super::selectors::{SelectorId, Selectors};
@@ -82,7 +83,7 @@ impl PolicyState {
 /// All that it takes to compile a pod's rules.
 pub(super) struct Compiler<'c> {
     pub(super) selectors: &'c Selectors,
-    pub(super) policies: &'c mut HashMap<u32, PolicyState>,
+    pub(super) policies: &'c mut ByNumber<PolicyState>,
     pub(super) names: &'c HashMap<String, PortName>,
     pub(super) rules: &'c mut Rules,
 }

@@ -16,6 +16,7 @@ mod facts;
 mod labels;
 mod network;
 mod nodes;
+mod numbers;
 mod objects;
 mod owners;
 mod pods;
@@ -40,6 +41,7 @@ use compile::PolicyState;
 use endpoints::EndpointState;
 use facts::Selector;
 use nodes::Nodes;
+use numbers::ByNumber;
 use owners::{Owner, Owners};
 use pods::{Namespaces, PodId, PodName, Pods};
 use rules::Rules;
@@ -54,7 +56,7 @@ pub(crate) struct Policy {
     pods: Pods,
     namespaces: Namespaces,
     nodes: Nodes,
-    policies: HashMap<u32, PolicyState>,
+    policies: ByNumber<PolicyState>,
     by_key: BTreeMap<ObjectKey, u32>,
     last_policy: u32,
     selectors: Selectors,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use podplane_config::v1;
 
+use super::numbers::ByNumber;
 use super::selectors::{SelectorId, Selectors};
 
 /// Numbers a rule; never used again for another one.
@@ -51,9 +52,9 @@ struct RuleEntry {
 #[derive(Debug, Default)]
 pub(super) struct Rules {
     ids: HashMap<Identity, RuleId>,
-    rules: HashMap<RuleId, RuleEntry>,
+    rules: ByNumber<RuleEntry>,
     last: RuleId,
-    sets: HashMap<SetId, SetEntry>,
+    sets: ByNumber<SetEntry>,
     by_content: HashMap<Arc<[RuleId]>, SetId>,
     last_set: SetId,
     /// What may have to be told.
@@ -168,7 +169,7 @@ impl Rules {
         selectors: &mut Selectors,
         mut tell: impl FnMut(v1::Key, Option<v1::Object>),
     ) -> Vec<SelectorId> {
-        let mut before: HashMap<SelectorId, bool> = HashMap::new();
+        let mut before: ByNumber<bool> = ByNumber::default();
         for id in std::mem::take(&mut self.touched) {
             let Some(entry) = self.rules.get_mut(&id) else { continue };
             let now = (entry.sets > 0).then(|| entry.rule.clone());

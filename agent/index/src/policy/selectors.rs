@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::facts::{Namespaces as Which, Selector};
 use super::labels::{LabelMap, Labels, Test};
+use super::numbers::ByNumber;
 use super::pods::{Namespaces, PodState, Pods};
 
 /// Numbers a selector; never used again for another one.
@@ -41,7 +42,7 @@ struct Filed {
 #[derive(Debug, Default)]
 pub(super) struct Selectors {
     ids: HashMap<Arc<Selector>, SelectorId>,
-    entries: HashMap<SelectorId, Entry>,
+    entries: ByNumber<Entry>,
     last: SelectorId,
     /// Selectors of pods of one namespace, by its name.
     local: HashMap<String, Filed>,

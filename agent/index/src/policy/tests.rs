@@ -1,6 +1,7 @@
 //! What the dataplane is told, judged slowly by the words of the contract, against what the API's text says.
 
 mod admin;
+mod anything;
 mod ownership;
 mod random;
 mod refusals;

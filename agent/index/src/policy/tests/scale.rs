@@ -94,8 +94,15 @@ fn shortest(runs: usize, mut run: impl FnMut(usize)) -> Duration {
     (0..runs).map(time).min().unwrap()
 }
 
+/// Memory of this process, in MiB: pages of 4 KiB.
+fn resident() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    pages.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() / 256
+}
+
 #[test]
 fn a_whole_cluster_and_one_change_in_it() {
+    let before = resident();
     let start = Instant::now();
     let mut index = load();
     index.settle();
@@ -103,6 +110,7 @@ fn a_whole_cluster_and_one_change_in_it() {
     assert_eq!(index.withheld().count(), 0);
     let rules = |index: &Index| index.objects().keys().filter(|key| matches!(key, v1::Key::Rule(_))).count();
     println!("told: {} objects, {} rules among them", index.objects().len(), rules(&index));
+    println!("memory, with what other tests take meanwhile: {} MiB", resident().saturating_sub(before));
 
     // A pod elsewhere changes its address alone.
     let elsewhere = shortest(5, |n| {
