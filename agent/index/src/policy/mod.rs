@@ -138,9 +138,8 @@ impl Policy {
             self.selectors.enlist(id, &mut self.pods, &self.namespaces);
         }
         while let Some(id) = self.changed.pods.pop_first() {
-            let changed = self.selectors.rematch(id, &mut self.pods, &self.namespaces);
-            if !changed.is_empty() {
-                self.changed.loose.extend(changed);
+            if let Some(gone) = self.selectors.rematch(id, &mut self.pods, &self.namespaces) {
+                self.changed.loose.extend(gone);
                 self.touch_addresses(id);
                 let endpoints = self.pods.get(id).into_iter().flat_map(|pod| pod.endpoints.iter().cloned());
                 self.changed.endpoints.extend(endpoints);

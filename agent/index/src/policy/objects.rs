@@ -66,8 +66,8 @@ impl Policy {
     pub(super) fn forget_pod(&mut self, id: PodId) {
         let Some(pod) = self.pods.get(id) else { return };
         let (matched, namespace) = (pod.matched.clone(), pod.facts.name.0.clone());
-        let changed = self.selectors.follow(id, &matched, &[]);
-        self.changed.loose.extend(changed);
+        let gone = self.selectors.follow(id, &matched, &[]);
+        self.changed.loose.extend(gone);
         if let Some(state) = self.namespaces.get_mut(&namespace) {
             state.pods.remove(&id);
             if state.pods.is_empty() && (state.gone || state.labels.is_none()) {

@@ -260,29 +260,29 @@ impl Selectors {
         matching
     }
 
-    /// Brings up to date what a pod matches; answers what it matches now and did not before, or the other way round.
-    pub(super) fn rematch(&mut self, id: u32, pods: &mut Pods, namespaces: &Namespaces) -> Vec<SelectorId> {
-        let Some(pod) = pods.get(id) else { return Vec::new() };
+    /// Brings up to date what a pod matches; `None`: it is what it was, else what it matches no longer.
+    pub(super) fn rematch(&mut self, id: u32, pods: &mut Pods, namespaces: &Namespaces) -> Option<Vec<SelectorId>> {
+        let pod = pods.get(id)?;
         let parts = namespaces.get(&pod.facts.name.0).map(|namespace| &namespace.parts);
         let now = self.matching(pod, parts);
-        let Some(pod) = pods.get_mut(id) else { return Vec::new() };
+        let pod = pods.get_mut(id).filter(|pod| pod.matched != now)?;
         let before = std::mem::replace(&mut pod.matched, now);
-        self.follow(id, &before, &pod.matched)
+        Some(self.follow(id, &before, &pod.matched))
     }
 
-    /// Brings members up to date after `id` went from matching `before` to matching `now`; answers the difference.
+    /// Brings members up to date after `id` went from matching `before` to matching `now`; answers what it matches no
+    /// longer.
     pub(super) fn follow(&mut self, id: u32, before: &[SelectorId], now: &[SelectorId]) -> Vec<SelectorId> {
-        let mut changed = Vec::new();
         let difference = |a: &[SelectorId], b: &[SelectorId]| -> Vec<SelectorId> {
             a.iter().filter(|id| b.binary_search(id).is_err()).copied().collect()
         };
-        for selector in difference(before, now) {
-            if let Some(entry) = self.entries.get_mut(&selector)
+        let gone = difference(before, now);
+        for selector in &gone {
+            if let Some(entry) = self.entries.get_mut(selector)
                 && let Ok(at) = entry.members.binary_search(&id)
             {
                 entry.members.remove(at);
             }
-            changed.push(selector);
         }
         for selector in difference(now, before) {
             if let Some(entry) = self.entries.get_mut(&selector)
@@ -290,9 +290,8 @@ impl Selectors {
             {
                 entry.members.insert(at, id);
             }
-            changed.push(selector);
         }
-        changed
+        gone
     }
 
     /// Finds the members of a new selector of pods.
