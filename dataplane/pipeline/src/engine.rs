@@ -166,7 +166,7 @@ impl<B: PacketBuf> Engine<B> {
                 end => w.finish(p, end),
             }
         }
-        lookup(&w.st.flows, &mut self.contexts[..packets.len()]);
+        lookup(&mut w.st.flows, &mut self.contexts[..packets.len()]);
         for (buf, ctx) in packets.drain(..).zip(self.contexts.iter_mut()) {
             let first = ctx.next;
             let mut p = Pkt { buf, ctx };
@@ -264,7 +264,8 @@ pub(crate) fn walk<E: Env>(w: &mut World<'_, E>, mut p: Pkt<'_, E::Buf>, from: N
 }
 
 /// Looks the flows of a burst up at once.
-fn lookup(flows: &Flows, contexts: &mut [Ctx]) {
+fn lookup(flows: &mut Flows, contexts: &mut [Ctx]) {
+    flows.ended = false;
     let (mut v4, mut v6) = (Bulk::<V4>::new(), Bulk::<V6>::new());
     for (i, ctx) in contexts.iter().enumerate().filter(|(_, ctx)| ctx.next == NodeId::Flow) {
         match &ctx.key {

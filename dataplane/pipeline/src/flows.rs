@@ -40,6 +40,8 @@ pub(crate) struct Flows {
     pub(crate) v4: Part<V4>,
     pub(crate) v6: Part<V6>,
     pub(crate) quota: Quota,
+    /// Since the last lookup of a burst a flow has ended: what that lookup found may be another's place by now.
+    pub(crate) ended: bool,
     /// Of the numbers that must not be guessed (RFC 6056 section 3.1): a keyed hash of a counter.
     secret: [u64; 2],
     drawn: u64,
@@ -141,7 +143,16 @@ impl Flows {
         // What others open with the node and through it may take all but the reserve.
         quota.set_limit(PortId::UPLINK, (v4.capacity() + v6.capacity()) as u32);
         let secret = [!seed[0], seed[1].rotate_left(17)];
-        Flows { me, v4: Part::new(v4, now), v6: Part::new(v6, now), quota, secret, drawn: 0, denied: (now, 0) }
+        Flows {
+            me,
+            v4: Part::new(v4, now),
+            v6: Part::new(v6, now),
+            quota,
+            ended: false,
+            secret,
+            drawn: 0,
+            denied: (now, 0),
+        }
     }
 
     /// Whether the replies to one more refused flow may be denied, which is remembered for a second.

@@ -29,6 +29,7 @@ pub(crate) fn forbid<A: Family, E: Env>(flows: &mut Flows, env: &mut E, slot: Sl
 where
     Entry<A>: Pod,
 {
+    flows.ended = true;
     let (me, now) = (flows.me, env.now());
     let (part, quota) = A::of(flows);
     let Some(half) = part.table.get(slot).map(Entry::half) else { return };

@@ -328,6 +328,7 @@ pub(crate) fn end<A: Family, E: Env>(flows: &mut Flows, env: &mut E, slot: Slot)
 where
     Entry<A>: Pod,
 {
+    flows.ended = true;
     let me = flows.me;
     let (part, quota) = A::of(flows);
     let Some(entry) = part.table.get(slot) else { return };

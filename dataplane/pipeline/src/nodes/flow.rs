@@ -81,8 +81,9 @@ enum Unusual {
 
 #[inline]
 fn examine<E: Env>(w: &mut World<'_, E>, ctx: &mut Ctx, own: bool) -> Hit {
-    // A miss looks once more: an earlier packet of this burst may have created the flow.
-    let Some(slot) = ctx.slot.or_else(|| w.st.flows.find_hashed(&ctx.key, ctx.hash)) else { return Hit::Miss };
+    // A miss looks once more: an earlier packet of this burst may have created the flow. So does a hit, if one ended a flow.
+    let found = if w.st.flows.ended { None } else { ctx.slot };
+    let Some(slot) = found.or_else(|| w.st.flows.find_hashed(&ctx.key, ctx.hash)) else { return Hit::Miss };
     match ctx.key {
         AnyKey::V4(_) => apply::<V4, E>(w, ctx, slot, own),
         AnyKey::V6(_) => apply::<V6, E>(w, ctx, slot, own),

@@ -41,7 +41,8 @@ impl Snapshot {
             Some(previous) => Arc::clone(&previous.changed),
             None => Arc::new(ChangedCells::new(config.seed)),
         };
-        let base = match previous.filter(|p| p.workers == config.workers && p.wanted.is(config)) {
+        let same = previous.filter(|p| p.workers == config.workers && p.wanted.is(config));
+        let base = match same {
             Some(same) => Base::of(same),
             None => Base::compile(config, previous, generation)?,
         };
@@ -52,7 +53,7 @@ impl Snapshot {
         let terms = Terms { seed: cluster_seed, workers: config.workers, table_limit: config.table_limit };
         let (services, change) = Services::compile(&config.services, own, terms, before.map(|p| &p.services))?;
         let outside = Outside::compile(&config.outside, previous.map(|p| &p.outside))?;
-        let (policy, judged) = Policy::compile(config, previous.map(|p| &p.policy))?;
+        let (policy, judged) = Policy::compile(config, previous.map(|p| &p.policy), same.is_some())?;
         let Base { ports, local, vteps, fib, wanted } = base;
         let workers = config.workers;
         let snapshot = Snapshot {

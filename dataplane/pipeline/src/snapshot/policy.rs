@@ -58,10 +58,11 @@ pub(super) struct Changed {
 }
 
 impl Policy {
-    /// Compiles what differs from `previous`.
+    /// Compiles what differs from `previous`; `alike`: ports, this node and its peers do not.
     pub(super) fn compile(
         config: &SnapshotConfig,
         previous: Option<&Policy>,
+        alike: bool,
     ) -> Result<(Policy, Changed), SnapshotError> {
         let empty = Policy::default();
         let before = previous.unwrap_or(&empty);
@@ -69,9 +70,11 @@ impl Policy {
         let addresses = differences(&was.addresses, &now.addresses);
         let rules = differences(&was.rules, &now.rules);
         let sets = differences(&was.sets, &now.sets);
-        let ranges = ranges(config);
+        let ranges = if alike { Arc::clone(&before.ranges) } else { ranges(config) };
         let other_ranges = *ranges != *before.ranges;
-        check_sets(config)?;
+        if !(alike && sets.is_empty()) {
+            check_sets(config)?;
+        }
         if addresses.is_empty() && rules.is_empty() && sets.is_empty() && !other_ranges {
             return Ok((before.clone(), Changed::default()));
         }

@@ -1,7 +1,7 @@
 //! How flows end that policy forbids, told step by step.
 
-use podplane_packet::id::PortId;
-use podplane_packet::testing::Transport;
+use podplane_packet::id::{PortId, WorkerId};
+use podplane_packet::testing::{Transport, VecBuf};
 use podplane_pipeline::DropReason;
 use podplane_pipeline::sim::{Sim, SimConfig};
 use podplane_pipeline::snapshot::PortPolicy;
@@ -154,4 +154,24 @@ fn a_flood_of_denied_packets_leaves_room_for_what_is_allowed() {
         passes(&mut sim, client, server, tcp(40_000, 1001, SYN));
     }
     assert!(sim.flows() <= 21);
+}
+
+#[test]
+fn the_place_of_an_ended_flow_is_not_taken_for_that_of_another_of_the_same_burst() {
+    let (mut sim, a, b) = pods(SimConfig { workers: 2, ..SimConfig::default() });
+    let node = End::Node(0);
+    let udp = |port| Transport::Udp { sport: 1000, dport: port };
+    open(&mut sim, b, Some(443));
+    assert!(!passes(&mut sim, a, b, udp(53)), "its denial is remembered");
+    give(&mut sim, b, PortPolicy::default());
+    // The denial ends, its place is free, for the other worker takes no halves; a flow to the node takes it.
+    sim.config.half_queue = 0;
+    for (to, port) in [(b, 53), (node, 53), (b, 53)] {
+        let spec = frame(&sim, a, to.ip(false), udp(port), b"x");
+        sim.inject(0, a.port(), WorkerId(0), VecBuf::new(&spec.build()));
+    }
+    sim.settle();
+    assert_eq!(sim.take(0, node.port()).len(), 1, "what was for the node, and nothing else");
+    assert!(sim.take(0, b.port()).is_empty());
+    assert_eq!(sim.drops(DropReason::HalfQueueFull), 2);
 }

@@ -175,7 +175,7 @@ fn check(w: &mut World, node: usize, generation: u32, sent: &HashSet<Packet>) ->
         };
         let (from, to) = (end(parsed.addrs.src()), end(parsed.addrs.dst()));
         let p = Packet { from, to, proto, sport, dport, syn: false };
-        prop_assert_eq!(port, w.ends[to].port());
+        prop_assert_eq!(port, w.ends[to].port(), "{:?} came out at node {}", p, node);
         prop_assert!(w.may_pass(node, generation, &p, sent), "{:?} was delivered at {:?}", p, port);
     }
     Ok(())
