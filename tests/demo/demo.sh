@@ -69,9 +69,14 @@ drain() { # a backend goes while requests run
   sleep 1
   podplane lab pod terminate --name $lab demo/replica-1 && sleep 1 && podplane lab pod delete --name $lab demo/replica-1
   wait $! && tail -n 1 "$2" && grep -q 'bad 0' "$2"; }
+policy() { podplane lab "$1" --name $lab -f "$here/policies/$2" && sleep 1; } # in force within a second
+silent() { # no answer at all: neither a page nor a refusal
+  curl -sS --max-time 2 -o /dev/null "http://$1:8080/"; [ $? = 28 ] && echo 'no answer'; }
+explained() { # it does not go on, and a rule of a policy says so
+  podplane --run-dir "$run" explain "$@" | grep -E '^(in|e)gress .* denied by '; }
 export PROGRAMS
 PROGRAMS=$(cd "$here/../src/programs" && pwd)
-export -f replicas refused drain ping_ok fetch iperf too_big raise_mtu
+export -f silent replicas refused drain ping_ok fetch iperf too_big raise_mtu
 
 say 'Reserving hugepages and bringing up two nodes'
 trap '[ "${KEEP:-}" = 1 ] || down; exit 130' INT TERM
@@ -135,13 +140,27 @@ requests=$(mktemp)
 step 'a backend is drained and deleted while requests run: none fails' drain "$shop4" "$requests"
 rm -f "$requests"
 
+say 'Policies, from a folder: each is in force within a second'
+run=$(podplane lab status --name $lab -o json | python3 -c 'import json,sys; print(json.load(sys.stdin)["nodes"][0]["run_dir"])')
+step 'nobody is reached any more: apply a default-deny' policy apply 1-default-deny.yaml
+step 'IPv4: a neighbour gets silence' in_pod demo/near bash -c "silent $web4"
+step 'IPv6: so does a pod on the other node' in_pod demo/far bash -c "silent [$web6]"
+step 'a node still reaches its own pod' on_node 1 bash -c "ping_ok $web4"
+step 'clients are let in: apply an allow' policy apply 2-allow-clients.yaml
+step 'IPv4: a neighbour fetches again' in_pod demo/near bash -c "fetch $web4"
+step 'IPv6: so does a pod on the other node' in_pod demo/far bash -c "fetch [$web6]"
+step 'a pod loses its label' podplane lab pod label --name $lab demo/near app-
+step 'and with it the way in, within a second' in_pod demo/near bash -c "sleep 1; silent $web4"
+step 'explain names the rule that is in the way' explained demo/near demo/web --port 8080
+step 'both are deleted' policy delete .
+step 'everybody is let in' in_pod demo/near bash -c "fetch $web4"
+
 say 'The agent goes, packets go on'
 agent=$(podplane lab status --name $lab -o json | python3 -c 'import json,sys; print(json.load(sys.stdin)["nodes"][0]["agent_pid"])')
 kill -9 "$agent"
 step 'IPv4 across nodes without the agent' in_pod demo/far bash -c "ping_ok $web4"
 
 say 'What the dataplane of node 1 counted'
-run=$(podplane lab status --name $lab -o json | python3 -c 'import json,sys; print(json.load(sys.stdin)["nodes"][0]["run_dir"])')
 podplane --run-dir "$run" ports || failed=$((failed + 1))
 podplane --run-dir "$run" services || failed=$((failed + 1))
 podplane --run-dir "$run" flows --service demo/shop --limit 10 || failed=$((failed + 1))
