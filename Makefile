@@ -5,7 +5,7 @@ LAB_MEMORY ?= 256
 
 # What a fresh Debian 12 lacks: to build (DPDK, libclang for bindgen), to run (iproute2, nftables), to test and show.
 PACKAGES := build-essential pkg-config libdpdk-dev libclang-dev git \
-            iproute2 nftables util-linux \
+            iproute2 nftables procps util-linux \
             iputils-ping iperf3 curl tcpdump ethtool python3
 
 .PHONY: help deps build test lint loom demo bench fuzz clean

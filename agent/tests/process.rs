@@ -47,7 +47,7 @@ impl Node {
 
     fn status(&self) -> AgentStatus {
         let client = AgentClient::new(self.path("run/agent.sock"));
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             match client.status() {
                 Ok(status) => return status,
@@ -75,7 +75,7 @@ fn killed_restarted_and_stopped() {
     // Its socket and its store are still there.
     let notify = node.path("notify");
     let systemd = UnixDatagram::bind(&notify).unwrap();
-    systemd.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    systemd.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let mut second = Process(node.command().env("NOTIFY_SOCKET", &notify).spawn().unwrap());
     let mut said = [0; 64];
     let n = systemd.recv(&mut said).unwrap();

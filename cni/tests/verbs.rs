@@ -193,7 +193,7 @@ fn del_works_without_agent_and_without_namespace() {
     node.good("DEL", "c2", "", &config);
     // This one is gone, and its devices with it: the kernel does that in its own time.
     let gone = || !node.space.sh("ip -o link").contains("pp000000000003");
-    for _ in 0..200 {
+    for _ in 0..3000 {
         if gone() {
             break;
         }

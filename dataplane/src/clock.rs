@@ -39,10 +39,17 @@ mod tests {
 
     #[test]
     fn the_clock_follows_the_wall_clock() {
-        let (clock, wall) = (Clock::start(), std::time::Instant::now());
+        // A busy machine may stop this thread between any two readings, so ours is held between two of the other clock.
+        let before = std::time::Instant::now();
+        let clock = Clock::start();
+        let after = std::time::Instant::now();
         std::thread::sleep(std::time::Duration::from_millis(30));
-        let (ours, theirs) = (clock.nanos(), wall.elapsed().as_nanos() as u64);
-        assert!(ours.abs_diff(theirs) < theirs / 20, "{ours} against {theirs}");
+        let shortest = after.elapsed().as_nanos() as u64;
+        let ours = clock.nanos();
+        let longest = before.elapsed().as_nanos() as u64;
+        // EAL measures the counter within a tenth of a second, on such a machine not to the last percent.
+        let right = shortest / 5 * 4..longest / 4 * 5;
+        assert!(right.contains(&ours), "{ours} is not in {right:?}");
         assert_eq!((millis(999_999), millis(1_000_000)), (0, 1));
     }
 }

@@ -78,7 +78,7 @@ fn addresses_routes_rules_neighbours() {
             space.netlink.add_address(&Address::new(index, net.parse().unwrap())).unwrap();
         }
     }
-    assert!(near.ok("ping -c1 -W2 10.9.0.2 && ping -c1 -W2 fd09::2"), "no duplicate detection to wait for");
+    assert!(near.ok("ping -c1 -W20 10.9.0.2 && ping -c1 -W20 fd09::2"), "no duplicate detection to wait for");
     for (address, is_known) in [("10.9.0.2", true), ("fd09::2", true), ("10.9.0.3", false), ("fd09::3", false)] {
         let known = near.netlink.neighbour(a, address.parse().unwrap()).unwrap();
         assert_eq!(known.is_some_and(|n| n.state == NeighState::Valid && n.mac.is_some()), is_known, "{address}");
@@ -150,12 +150,12 @@ fn addresses_routes_rules_neighbours() {
 }
 
 fn wait<T>(mut f: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + Duration::from_secs(5);
+    let end = Instant::now() + Duration::from_secs(60);
     loop {
         if let Some(value) = f() {
             return value;
         }
-        assert!(Instant::now() < end, "it did not happen within 5 s");
+        assert!(Instant::now() < end, "it did not happen within a minute");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -172,7 +172,7 @@ fn events_arrive_on_a_descriptor() {
     near.netlink.delete_link("v0").unwrap();
     let (mut link, mut neighbour, mut route, mut gone) = (false, false, false, false);
     while !(link && neighbour && route && gone) {
-        let ready = poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLIN)], 2000u16).unwrap();
+        let ready = poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLIN)], 60_000u16).unwrap();
         assert_eq!(ready, 1, "link {link} neighbour {neighbour} route {route} gone {gone}");
         for event in events.pending().unwrap() {
             match event {
@@ -210,7 +210,7 @@ fn ingress_drop_deafens_the_kernel() {
     let (a, b) = pair(&mut near, &mut far);
     near.netlink.add_address(&Address::new(a, "10.9.0.1/24".parse().unwrap())).unwrap();
     far.netlink.add_address(&Address::new(b, "10.9.0.2/24".parse().unwrap())).unwrap();
-    assert!(far.ok("ping -c1 -W2 10.9.0.1"));
+    assert!(far.ok("ping -c1 -W20 10.9.0.1"));
     for _ in 0..2 {
         near.run(|| ingress_drop::add("v0")).unwrap();
     }
@@ -220,7 +220,7 @@ fn ingress_drop_deafens_the_kernel() {
     near.run(|| ingress_drop::add("d1")).unwrap();
     assert_eq!(near.run(|| ingress_drop::list().unwrap().len()), 2);
     near.run(|| ingress_drop::remove("v0")).unwrap();
-    assert!(far.ok("ping -c1 -W2 10.9.0.1"));
+    assert!(far.ok("ping -c1 -W20 10.9.0.1"));
     assert!(near.run(|| ingress_drop::is_on("d1")).unwrap());
     near.run(|| ingress_drop::remove("d1").and_then(|()| ingress_drop::remove("d1"))).unwrap();
     assert_eq!(near.sh("nft list ruleset"), "", "the table goes with its last chain");

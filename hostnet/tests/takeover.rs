@@ -65,7 +65,7 @@ impl Node {
         let mut tries = 0;
         while !settled() {
             tries += 1;
-            assert!(tries < 100, "duplicate detection of link-local addresses should be over");
+            assert!(tries < 1200, "duplicate detection of link-local addresses should be over");
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
         Node { node, router, state: tempfile::tempdir().unwrap() }
@@ -179,7 +179,7 @@ fn the_host_port_has_what_the_uplink_had() {
     assert_eq!(node.give().unwrap(), Restored::GivenBack);
     node.assert_as(&before, "restored");
     assert_eq!(node.give().unwrap(), Restored::Nothing);
-    assert!(node.router.ok("ping -c1 -W2 192.0.2.10 && ping -c1 -W2 2001:db8::10"));
+    assert!(node.router.ok("ping -c1 -W20 192.0.2.10 && ping -c1 -W20 2001:db8::10"));
 }
 
 #[test]

@@ -139,7 +139,7 @@ impl Lab {
     #[track_caller]
     pub fn ping(&self, from: &str, to: &[String; 2]) {
         for address in to {
-            succeed(&mut self.exec(from, &["ping", "-c", "2", "-i", "0.2", "-W", "2", address]));
+            succeed(&mut self.exec(from, &["ping", "-c", "2", "-i", "0.2", "-W", "20", address]));
         }
     }
 }
@@ -174,15 +174,19 @@ impl Drop for Lab {
     }
 }
 
-/// Waits until `ready` answers something; panics with `what` after `within`.
+/// How long a test waits for what must come: as long as a machine may take that has much other work. What comes at once
+/// costs no time, and what never comes fails all the same.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until `ready` answers something; panics with `what` after [`PATIENCE`].
 #[track_caller]
-pub fn eventually<T>(what: &str, within: Duration, mut ready: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + within;
+pub fn eventually<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(value) = ready() {
             return value;
         }
-        assert!(Instant::now() < deadline, "{what} did not happen within {within:?}");
+        assert!(Instant::now() < deadline, "{what} did not happen within {PATIENCE:?}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }

@@ -1,7 +1,7 @@
 //! Services in a lab: manifests, servers that say whom they saw, and clients of every kind.
 
-use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -102,16 +102,16 @@ pub fn bracketed(address: &str) -> String {
 /// Asks over HTTP `times` times, each over a new connection.
 pub fn fetch(lab: &Lab, client: &Client, address: &str, port: u16, times: usize) -> Result<Vec<Answer>, String> {
     let url = format!("http://{}:{port}/", bracketed(address));
-    // What is asked is who answers, not how soon: on a busy machine a lost SYN is sent again after 1, 3 and 7 seconds.
-    let mut words = vec!["curl", "-sS", "--fail-early", "--max-time", "15", "--connect-timeout", "10"];
+    // What is asked is who answers, not how soon: a lost SYN is sent again after 1, 3, 7, 15 and 31 seconds.
+    let mut words = vec!["curl", "-sS", "--fail-early", "--max-time", "60", "--connect-timeout", "40"];
     words.extend(std::iter::repeat_n(url.as_str(), times));
     let out = client.command(lab, &words).output().map_err(|e| e.to_string())?;
     answers(&out, times)
 }
 
-/// Asks by `times` datagrams of one socket.
+/// Asks by `times` datagrams of one socket, each of them again if it or its answer is lost.
 pub fn datagrams(lab: &Lab, client: &Client, address: &str, port: u16, times: usize) -> Result<Vec<Answer>, String> {
-    let out = client.client(lab, &["udp", address, &port.to_string(), &times.to_string()]).output();
+    let out = client.client(lab, &["udp", address, &port.to_string(), &times.to_string(), "0.1", "20"]).output();
     answers(&out.map_err(|e| e.to_string())?, times)
 }
 
@@ -122,9 +122,59 @@ fn answers(out: &Output, times: usize) -> Result<Vec<Answer>, String> {
     if out.status.success() && answers.len() == times { Ok(answers) } else { Err(text(out).trim().to_owned()) }
 }
 
-/// What becomes of a connection: `open`, `refused` or `silence`.
+/// What becomes of a connection within a moment: `open`, `refused` or `silence`. On a busy machine silence may only mean
+/// that the answer is late: [`Lab::meets`] waits for one.
 pub fn connect(lab: &Lab, client: &Client, address: &str, port: u16) -> String {
-    succeed(&mut client.client(lab, &["tcp", address, &port.to_string()])).trim().to_owned()
+    outcome(lab, client, address, port, "1.5")
+}
+
+fn outcome(lab: &Lab, client: &Client, address: &str, port: u16, seconds: &str) -> String {
+    succeed(&mut client.client(lab, &["tcp", address, &port.to_string(), seconds])).trim().to_owned()
+}
+
+/// A client that runs in the background, and is talked to.
+#[derive(Debug)]
+pub struct Talker(Child, BufReader<ChildStdout>);
+
+impl Talker {
+    /// Starts `client.py` with these words.
+    #[track_caller]
+    pub fn start(lab: &Lab, client: &Client, args: &[&str]) -> Talker {
+        let mut child = lab.start_client(client, args);
+        let output = child.stdout.take().expect("piped");
+        Talker(child, BufReader::new(output))
+    }
+
+    /// The next line that it prints.
+    #[track_caller]
+    pub fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.1.read_line(&mut line).expect("text");
+        line.trim().to_owned()
+    }
+
+    /// Gives it the line that it waits for.
+    #[track_caller]
+    pub fn say(&mut self) {
+        self.0.stdin.as_mut().expect("piped").write_all(b"\n").expect("it listens");
+    }
+
+    /// The rest of what it prints, once it ended well.
+    #[track_caller]
+    pub fn finish(mut self) -> String {
+        drop(self.0.stdin.take());
+        let mut said = String::new();
+        self.1.read_to_string(&mut said).expect("text");
+        assert!(self.0.wait().expect("our own child").success(), "{said}");
+        said.trim().to_owned()
+    }
+}
+
+impl Drop for Talker {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Checks of which all are made before any failure is reported: a matrix shows its pattern.
@@ -205,7 +255,6 @@ impl Lab {
     /// Runs a verb of the lab with standard input.
     #[track_caller]
     pub fn feed(&self, args: &[&str], input: &str) -> Output {
-        use std::io::Write;
         let mut command = self.command(args);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("podplane starts");
@@ -240,17 +289,23 @@ impl Lab {
         u16::try_from(port).expect("a port")
     }
 
-    /// Starts `client.py` in the background, with its output to be read.
+    /// Starts `client.py` in the background, to be talked to.
     #[track_caller]
     pub fn start_client(&self, client: &Client, args: &[&str]) -> Child {
-        client.client(self, args).stdout(Stdio::piped()).spawn().expect("the client starts")
+        let mut command = client.client(self, args);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the client starts")
+    }
+
+    /// A connection must be `open`, `refused` or met by `silence`; for an answer there is time.
+    #[track_caller]
+    pub fn meets(&self, client: &Client, address: &str, port: u16, expected: &str, what: &str) {
+        let seconds = if expected == "silence" { "1.5" } else { "40" };
+        assert_eq!(outcome(self, client, address, port, seconds), expected, "{client:?} -> {address}:{port}, {what}");
     }
 
     /// Waits until a Service's address answers.
     #[track_caller]
     pub fn until_answers(&self, client: &Client, address: &str, port: u16) -> Vec<Answer> {
-        eventually(&format!("{address}:{port} answers {client:?}"), Duration::from_secs(10), || {
-            fetch(self, client, address, port, 1).ok()
-        })
+        eventually(&format!("{address}:{port} answers {client:?}"), || fetch(self, client, address, port, 1).ok())
     }
 }

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
-use std::time::Duration;
 
 use podplane_tests::cni::{Sandbox, traces};
 use podplane_tests::{Lab, bin_dir, eventually, succeed, text};
@@ -24,6 +23,11 @@ impl Machine {
              ip link set lo up; ip link add eth0 type veth peer name far0; ip link set eth0 up; ip link set far0 up
              ip addr add 192.0.2.1/24 dev eth0; ip addr add 203.0.113.77/24 dev far0
              ip route add 198.51.100.0/24 via 192.0.2.254");
+        // The kernel says so a moment later, and states are compared word by word.
+        eventually("both devices are up", || {
+            let links = machine.sh("ip -br link show type veth");
+            links.lines().all(|line| line.split_whitespace().nth(1) == Some("UP")).then_some(())
+        });
         machine
     }
 
@@ -49,7 +53,7 @@ impl Machine {
     fn run(&self, program: &str, args: &[&str]) -> Output {
         // A wrongly accepted configuration must not run for ever.
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.netns, "timeout", "20"]).arg(bin_dir().join(program));
+        command.args(["netns", "exec", &self.netns, "timeout", "120"]).arg(bin_dir().join(program));
         command.args(args).output().expect("ip runs")
     }
 }
@@ -141,7 +145,7 @@ fn a_second_dataplane_is_refused_and_harms_nobody() {
     let program = bin_dir().join("podplane-dataplane").display().to_string();
     for run in [&run_dir, &other] {
         let folders = ["--run-dir", run, "--state-dir", &other, "--uplink", "iface:eth0"];
-        let command = [&["timeout", "20", &program, "--no-huge", "--memory", "64"], &folders[..]].concat();
+        let command = [&["timeout", "120", &program, "--no-huge", "--memory", "64"], &folders[..]].concat();
         let out = lab.node_exec(1, &command).output().expect("it starts");
         assert_eq!(out.status.code(), Some(1), "{}", text(&out));
         assert!(text(&out).contains("is the dataplane of this network namespace already: stop it"), "{}", text(&out));
@@ -152,7 +156,7 @@ fn a_second_dataplane_is_refused_and_harms_nobody() {
     let manifests = format!("/run/podplane-lab/{}/manifests", lab.name());
     let state_dir = run_dir.strip_suffix("run").expect("RUN").to_owned() + "state";
     let options = ["--node", "node1", "--source", &manifests, "--run-dir", &run_dir, "--state-dir", &state_dir];
-    let out = lab.node_exec(1, &[&["timeout", "20", &agent], &options[..]].concat()).output().expect("it starts");
+    let out = lab.node_exec(1, &[&["timeout", "120", &agent], &options[..]].concat()).output().expect("it starts");
     assert!(!out.status.success() && text(&out).contains("another agent"), "{}", text(&out));
     lab.pod("default/c", 1);
     lab.ping("default/c", &b);
@@ -177,12 +181,12 @@ fn objects_that_make_no_sense_are_named_and_the_last_good_state_stays() {
     };
     let name_it = |path: &PathBuf, line: u32, reason: &str| {
         let place = format!("{}:{line}", path.display());
-        eventually("the problem is named with file, line and reason", Duration::from_secs(5), || {
-            let said = problems();
-            said.lines().any(|l| l.contains(&place) && l.contains(reason)).then_some(())
+        let log = format!("/run/podplane-lab/{}/logs/agent-1.log", lab.name());
+        eventually("the problem is named with file, line and reason", || {
+            let (said, log) = (problems(), std::fs::read_to_string(&log).expect("a log"));
+            let logged = log.contains(&format!("file={}", path.display())) && log.contains(reason);
+            (logged && said.lines().any(|l| l.contains(&place) && l.contains(reason))).then_some(())
         });
-        let log = std::fs::read_to_string(format!("/run/podplane-lab/{}/logs/agent-1.log", lab.name())).expect("a log");
-        assert!(log.contains(&format!("file={}", path.display())) && log.contains(reason), "{log}");
     };
     std::fs::write(&node2, good.replace("10.244.2.0/24", "10.244.2.0/99")).expect("writable");
     name_it(&node2, 1, "10.244.2.0/99");
@@ -195,7 +199,7 @@ fn objects_that_make_no_sense_are_named_and_the_last_good_state_stays() {
     lab.ping("default/c", &b);
     std::fs::write(&node2, good).expect("writable");
     std::fs::remove_file(&broken).expect("it is there");
-    eventually("the problems are gone", Duration::from_secs(5), || {
+    eventually("the problems are gone", || {
         let said = problems();
         (!said.contains("broken.yaml") && !said.contains("10.244.2.0/99")).then_some(())
     });

@@ -102,7 +102,7 @@ fn life(tool: &Tool<'_>, version: &str, peer: &[String; 2], chained: bool) {
     assert_eq!(result["cniVersion"], version, "{result}");
     assert_eq!(result["ips"].as_array().map(Vec::len), Some(2), "{result}");
     for address in peer {
-        tool.in_pod(&["ping", "-c", "1", "-W", "2", address]);
+        tool.in_pod(&["ping", "-c", "1", "-W", "20", address]);
     }
     if chained {
         assert_eq!(tool.in_pod(&["cat", "/proc/sys/net/ipv4/conf/eth0/arp_filter"]).trim(), "1", "the chain went on");
@@ -158,7 +158,7 @@ fn the_reference_runtime_drives_the_plugin() {
     let out = tool.call("gc");
     assert!(!out.status.success() && text(&out).contains("cni.dev/valid-attachments"), "{}", text(&out));
     for address in &peer {
-        succeed(&mut lab.node_exec(1, &["ping", "-c", "1", "-W", "2", address]));
+        succeed(&mut lab.node_exec(1, &["ping", "-c", "1", "-W", "20", address]));
     }
     let [leases, ..] = traces(&lab, 1);
     assert_eq!(leases.len(), 1, "the pod that cnitool did not add stays, its own went: {leases:?}");

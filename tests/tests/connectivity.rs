@@ -2,7 +2,6 @@
 
 use podplane_tests::{Lab, eventually, succeed};
 use std::process::{Child, Stdio};
-use std::time::Duration;
 
 /// Ping, HTTP and TCP between every pair of pods of three nodes, and between nodes and pods.
 fn everybody_reaches_everybody(name: &str, uplink: &[&str]) {
@@ -17,11 +16,11 @@ fn everybody_reaches_everybody(name: &str, uplink: &[&str]) {
         }
         for address in addresses {
             for node in 1..=3 {
-                succeed(&mut lab.node_exec(node, &["ping", "-c", "1", "-W", "2", address]));
+                succeed(&mut lab.node_exec(node, &["ping", "-c", "1", "-W", "20", address]));
             }
         }
         for node in ["10.77.0.11", "10.77.0.12", "10.77.0.13", "fd00:10:77::12"] {
-            succeed(&mut lab.exec(pod, &["ping", "-c", "1", "-W", "2", node]));
+            succeed(&mut lab.exec(pod, &["ping", "-c", "1", "-W", "20", node]));
         }
     }
     let servers: Vec<_> = pods.iter().map(|(_, pod)| Servers::start(&lab, pod)).collect();
@@ -37,13 +36,17 @@ fn everybody_reaches_everybody(name: &str, uplink: &[&str]) {
 fn transfer(lab: &Lab, client: &str, [v4, v6]: &[String; 2]) {
     for url in [format!("http://{v4}:8080/"), format!("http://[{v6}]:8080/")] {
         // The server may have just been started.
-        eventually("an answer over HTTP", Duration::from_secs(10), || {
+        eventually("an answer over HTTP", || {
             let out = lab.exec(client, &["curl", "-sf", "--max-time", "3", &url]).output().unwrap();
             out.status.success().then_some(())
         });
     }
     for address in [v4, v6] {
-        succeed(&mut lab.exec(client, &["iperf3", "-c", address, "-n", "4M", "-J"]));
+        // It may have just been started, or be busy still with the end of the transfer before.
+        eventually("a transfer at full speed", || {
+            let out = lab.exec(client, &["timeout", "60", "iperf3", "-c", address, "-n", "4M", "-J"]).output().unwrap();
+            out.status.success().then_some(())
+        });
     }
 }
 

@@ -1,7 +1,6 @@
 //! The same again and again: nothing grows.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use podplane_tests::cni::{Sandbox, traces};
 use podplane_tests::{Lab, eventually, rounds};
@@ -57,14 +56,12 @@ fn attachments_that_come_and_go_leave_nothing() {
     assert_eq!(traces(&lab, 1), before, "leases, host ends, chains");
     for (process, first) in PROCESSES.into_iter().zip(at_first) {
         // Closed by other threads, so perhaps a moment later; a few come and go with the questions that are asked here.
-        let now = eventually("files and mappings are given back", Duration::from_secs(5), || {
+        let now = eventually("files and mappings are given back", || {
             let now = holdings(&lab, process);
             (now.files <= first.files + 2 && now.mappings <= first.mappings + 16).then_some(now)
         });
         println!("{process} after {cycles} cycles: {first:?} -> {now:?}");
         assert!(now.kilobytes < first.kilobytes + KILOBYTES, "{process}: {first:?} -> {now:?}");
     }
-    eventually("packet buffers are given back", Duration::from_secs(5), || {
-        (buffers(&lab) <= buffers_at_first + 256).then_some(())
-    });
+    eventually("packet buffers are given back", || (buffers(&lab) <= buffers_at_first + 256).then_some(()));
 }

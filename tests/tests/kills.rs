@@ -5,7 +5,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use podplane_tests::cni::{Sandbox, traces};
-use podplane_tests::{Lab, eventually, succeed, text};
+use podplane_tests::{Lab, PATIENCE, eventually, succeed, text};
 
 /// A moment in `0..span`, another each time, the same in each run.
 struct Moments(u64);
@@ -28,7 +28,7 @@ fn kill_after(mut call: Child, when: Duration) {
 
 fn ping(netns: &str, to: &[String; 2]) {
     for address in to {
-        let command = ["netns", "exec", netns, "ping", "-c", "1", "-W", "2", address];
+        let command = ["netns", "exec", netns, "ping", "-c", "1", "-W", "20", address];
         succeed(Command::new("ip").args(command));
     }
 }
@@ -37,7 +37,7 @@ fn ping(netns: &str, to: &[String; 2]) {
 fn nothing_but(lab: &Lab, before: &[Vec<String>; 3]) {
     let mut now = before.clone();
     let started = Instant::now();
-    while started.elapsed() < Duration::from_secs(5) {
+    while started.elapsed() < PATIENCE {
         now = traces(lab, 1);
         if now == *before {
             return;
@@ -120,11 +120,9 @@ fn a_dataplane_killed_in_the_middle_of_add_leaves_nothing_and_the_pod_works_next
             assert!(text(&out).contains("\"code\":11"), "a runtime may try again: {}", text(&out));
             sandbox.must("DEL");
             nothing_but(&lab, &before);
-            eventually("a pod can be added", Duration::from_secs(10), || {
-                sandbox.call("ADD").status.success().then_some(())
-            });
+            eventually("a pod can be added", || sandbox.call("ADD").status.success().then_some(()));
         }
-        eventually("the new pod talks", Duration::from_secs(10), || {
+        eventually("the new pod talks", || {
             let ping = ["netns", "exec", &sandbox.netns, "ping", "-c", "1", "-W", "1", &peer[0]];
             Command::new("ip").args(ping).output().expect("ip runs").status.success().then_some(())
         });

@@ -1,11 +1,11 @@
 //! Services while things change: backends come and go, clients notice as little as they should.
 
 use std::collections::BTreeSet;
-use std::process::{Child, Stdio};
+use std::process::Child;
 use std::thread::sleep;
 use std::time::Duration;
 
-use podplane_tests::services::{Client, connect, datagrams, fetch, idler, server, service};
+use podplane_tests::services::{Client, Talker, connect, datagrams, fetch, idler, server, service};
 use podplane_tests::{Lab, eventually, succeed, text};
 
 fn lab(name: &str, manifests: &[String]) -> Lab {
@@ -38,12 +38,18 @@ fn no_request_fails_while_backends_are_replaced_under_load() {
     for address in [&v4, &v6] {
         lab.until_answers(&client, address, 80);
     }
-    let loads: Vec<_> = [&v4, &v6].map(|address| lab.start_client(&client, &["load", address, "80", "10"])).into();
+    let loads: Vec<_> = [&v4, &v6].map(|address| lab.start_client(&client, &["load", address, "80"])).into();
     sleep(Duration::from_millis(500));
     // A rolling update: a new pod, then the old one goes: it is drained before its processes end.
     for (old, new, node) in [("a", "c", 1), ("b", "d", 2)] {
         lab.apply(&server(new, node, "web", "", ""));
         pod(&lab, "terminate", old);
+        for address in [&v4, &v6] {
+            eventually("new requests go elsewhere", || {
+                let answers = fetch(&lab, &client, address, 80, 8).ok()?;
+                (!names(&answers).contains(old)).then_some(())
+            });
+        }
         sleep(Duration::from_millis(1500));
         pod(&lab, "delete", old);
     }
@@ -55,7 +61,7 @@ fn no_request_fails_while_backends_are_replaced_under_load() {
         let said = finish(load);
         let words: Vec<_> = said.split(' ').collect();
         let good: u64 = words[1].parse().expect("a count");
-        assert!(good > 100, "the load was none: {said}");
+        assert!(good > 20, "the load was none: {said}");
         assert_eq!(words[3], "0", "requests failed: {said}");
     }
     assert_eq!(names(&fetch(&lab, &client, &v4, 80, 16).expect("answers")), ["c", "d"].map(str::to_owned).into());
@@ -67,17 +73,18 @@ fn a_dns_like_service_whose_only_pod_is_replaced_answers_the_same_socket_again()
     let [v4, v6] = lab.cluster_ips("default/dns");
     let client = Client::pod("client");
     lab.until_answers(&client, &v4, 80);
-    // One socket asks ten times a second for six seconds, as a resolver with a fixed source port does.
-    let askers = [&v4, &v6].map(|address| lab.start_client(&client, &["udp", address, "80", "60", "0.1"]));
-    sleep(Duration::from_millis(500));
+    // One socket asks ten times a second, as a resolver with a fixed source port does.
+    let askers = [&v4, &v6].map(|address| Talker::start(&lab, &client, &["until", address, "80", "new "]));
+    let askers = askers.map(|mut asker| {
+        assert!(asker.line().starts_with("old "));
+        asker
+    });
     pod(&lab, "delete", "old");
     lab.apply(&server("new", 1, "dns", "", ""));
     for asker in askers {
-        let said = finish(asker);
-        let lines: Vec<_> = said.lines().collect();
-        assert!(lines[0].starts_with("old "), "{said}");
+        let said = asker.finish();
         assert!(
-            lines.last().is_some_and(|line| line.starts_with("new ")),
+            said.lines().last().is_some_and(|line| line.starts_with("new ")),
             "the flow still goes to the dead pod:\n{said}"
         );
     }
@@ -89,46 +96,31 @@ fn a_large_download_survives_the_end_of_its_endpoint_and_of_its_service() {
     let [v4, v6] = lab.cluster_ips("default/web");
     let client = Client::pod("client");
     lab.until_answers(&client, &v4, 80);
-    let bytes = 200 << 20;
-    let mut downloads = [v4.clone(), format!("[{v6}]")].map(|address| {
-        let url = format!("http://{address}:80/bytes/{bytes}");
-        let words = [
-            "curl",
-            "-sS",
-            "-o",
-            "/dev/null",
-            "-w",
-            "%{size_download}",
-            "--limit-rate",
-            "15M",
-            "--max-time",
-            "50",
-            &url,
-        ];
-        client.command(&lab, &words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("curl starts")
+    // More than all buffers on the way hold: the server is still at it when the client goes on.
+    let bytes = (200 << 20).to_string();
+    let downloads = [&v4, &v6].map(|address| {
+        let mut download = Talker::start(&lab, &client, &["download", address, "80", &bytes]);
+        assert_eq!(download.line(), "begun");
+        download
     });
-    sleep(Duration::from_millis(500));
     lab.apply(&server("b", 1, "web", "", ""));
     pod(&lab, "terminate", "a");
-    eventually("new connections go to the new pod", Duration::from_secs(5), || {
+    eventually("new connections go to the new pod", || {
         let answers = fetch(&lab, &client, &v4, 80, 8).ok()?;
         (names(&answers) == ["b".to_owned()].into()).then_some(())
     });
     lab.delete("{apiVersion: v1, kind: Service, metadata: {name: web, namespace: default}}");
-    eventually("the Service is gone", Duration::from_secs(5), || {
-        (connect(&lab, &client, &v4, 80) == "silence").then_some(())
-    });
-    for download in &mut downloads {
-        assert!(download.try_wait().expect("our own child").is_none(), "the download ended before anything changed");
-    }
-    for download in downloads {
-        assert_eq!(finish(download), bytes.to_string());
+    eventually("the Service is gone", || (connect(&lab, &client, &v4, 80) == "silence").then_some(()));
+    for mut download in downloads {
+        download.say();
+        assert_eq!(download.finish(), bytes);
     }
 }
 
 #[test]
 fn a_client_keeps_its_backend_and_what_has_none_is_refused() {
-    let affine = "sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 4}},";
+    // Longer than a busy machine can take for this test.
+    let affine = "sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 3600}},";
     let lab = lab(
         "t-affine",
         &[
@@ -154,7 +146,7 @@ fn a_client_keeps_its_backend_and_what_has_none_is_refused() {
     let mine = names(&fetch(&lab, &client, &addresses[0], 80, 1).expect("an answer"));
     let mine = mine.first().expect("one").clone();
     pod(&lab, "unready", &mine);
-    let moved = eventually("another backend", Duration::from_secs(5), || {
+    let moved = eventually("another backend", || {
         let now = names(&fetch(&lab, &client, &addresses[0], 80, 10).ok()?);
         (now.len() == 1 && !now.contains(&mine)).then_some(now)
     });
@@ -165,14 +157,14 @@ fn a_client_keeps_its_backend_and_what_has_none_is_refused() {
     let web = lab.cluster_ips("default/web");
     for (i, node) in ["10.77.0.11", "fd00:10:77::11"].into_iter().enumerate() {
         for client in [Client::pod("client"), Client::Node(1)] {
-            assert_eq!(connect(&lab, &client, &empty[i], 80), "refused", "{client:?}, no endpoints");
-            let udp = succeed(&mut client.client(&lab, &["udp", &empty[i], "80", "2"]));
+            lab.meets(&client, &empty[i], 80, "refused", "no endpoints");
+            let udp = succeed(&mut client.client(&lab, &["udp", &empty[i], "80", "2", "0.1", "20"]));
             assert!(udp.contains("refused"), "{client:?} gets no port unreachable: {udp}");
-            assert_eq!(connect(&lab, &client, &web[i], 4321), "refused", "{client:?}, a port that the Service lacks");
+            lab.meets(&client, &web[i], 4321, "refused", "a port that the Service lacks");
             let unallocated = ["10.96.77.77", "fd00:10:96::7777"][i];
-            assert_eq!(connect(&lab, &client, unallocated, 80), "silence", "{client:?}, no Service has it");
+            lab.meets(&client, unallocated, 80, "silence", "no Service has it");
         }
-        assert_eq!(connect(&lab, &Client::outside(), node, node_port), "refused", "outside, no endpoints");
+        lab.meets(&Client::outside(), node, node_port, "refused", "no endpoints");
     }
 }
 
@@ -192,10 +184,12 @@ fn pods_leave_the_cluster_under_their_nodes_address() {
                 let expected = ("world".to_owned(), node.to_owned());
                 assert_eq!(fetch(&lab, &client, address, 8080, 3).expect("answers"), vec![expected.clone(); 3]);
                 assert_eq!(datagrams(&lab, &client, address, 8080, 2).expect("answers"), vec![expected; 2]);
-                succeed(&mut client.command(&lab, &["ping", "-c", "2", "-i", "0.2", "-W", "2", address]));
+                succeed(&mut client.command(&lab, &["ping", "-c", "2", "-i", "0.2", "-W", "20", address]));
                 // What is too big for one packet comes back in fragments; over IPv6 the first ones are too big for the
                 // pod, and the world hears so.
-                succeed(&mut client.command(&lab, &["ping", "-c", "3", "-i", "0.3", "-W", "2", "-s", "4000", address]));
+                succeed(
+                    &mut client.command(&lab, &["ping", "-c", "3", "-i", "0.3", "-W", "20", "-s", "4000", address]),
+                );
             }
         }
     });

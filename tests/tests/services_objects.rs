@@ -1,7 +1,5 @@
 //! The lab's control plane: what is applied is admitted, what follows is derived, and what cannot be is refused.
 
-use std::time::Duration;
-
 use podplane_tests::services::{Client, fetch, idler, server, service};
 use podplane_tests::{Lab, eventually, podplane, succeed, text};
 use serde_json::Value;
@@ -115,7 +113,7 @@ fn services_and_flows_are_shown() {
     assert_eq!(flows(&["--service", "default/web", "--state", "denied"]), [] as [Value; 0]);
 
     pod(&lab, "unready", "a");
-    let reason = eventually("the reason is shown", Duration::from_secs(5), || {
+    let reason = eventually("the reason is shown", || {
         let service = web(&show(&["services"]));
         service["ports"][0]["endpoints"][0]["unused"].as_str().map(str::to_owned)
     });

@@ -4,7 +4,7 @@ use podplane_index::ObjectKey;
 use super::*;
 use crate::testing::{Dataplane, index, node};
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(60);
 
 fn endpoint(n: u8) -> Endpoint {
     Endpoint {
@@ -85,6 +85,10 @@ async fn a_restarted_dataplane_gets_everything_and_waiters_wait_for_it() {
     let observer = start(dir.path(), desired.clone());
     observer.applied(attach(&desired, 2), None, SOON).await.unwrap();
     drop(first);
+    let mut watch = observer.clone();
+    while observer.look(|p| p.connected) {
+        watch.changed().await;
+    }
     let version = attach(&desired, 3);
     let short = Duration::from_millis(200);
     let error = observer.applied(version, None, short).await.unwrap_err();

@@ -106,7 +106,7 @@ impl Node {
             runtime.block_on(agent(options, links, move || started.send(()).unwrap(), stop)).unwrap();
             runtime.shutdown_timeout(Duration::from_millis(50));
         });
-        running.recv_timeout(Duration::from_secs(10)).unwrap();
+        running.recv_timeout(Duration::from_secs(60)).unwrap();
         Agent { stop: Some(stop), thread: Some(thread) }
     }
 
@@ -115,7 +115,7 @@ impl Node {
     }
 
     fn client(&self) -> AgentClient {
-        AgentClient::new(self.path("run").join(path::SOCKET)).with_timeout(Duration::from_secs(15))
+        AgentClient::new(self.path("run").join(path::SOCKET)).with_timeout(Duration::from_secs(60))
     }
 
     /// A client of an agent that answers `cni_status` well.
@@ -157,7 +157,7 @@ fn id(container: &str) -> AttachmentId {
 fn until(what: &str, condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(10), "not within ten seconds: {what}");
+        assert!(start.elapsed() < Duration::from_secs(60), "not within a minute: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

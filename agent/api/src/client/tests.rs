@@ -27,7 +27,7 @@ fn agent(answer: &str) -> (tempfile::TempDir, AgentClient, std::thread::JoinHand
         stream.write_all(answer.as_bytes()).unwrap();
         String::from_utf8(asked).unwrap()
     });
-    let client = AgentClient::new(&socket).with_timeout(Duration::from_secs(5));
+    let client = AgentClient::new(&socket).with_timeout(Duration::from_secs(60));
     (dir, client, served)
 }
 

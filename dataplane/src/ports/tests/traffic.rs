@@ -2,7 +2,10 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::atomic::Ordering::Relaxed;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use podplane_packet::buf::{Gso, PacketBuf};
@@ -61,7 +64,7 @@ pub(super) fn tcp_transfer(a: &Netns, b: &Netns, address: IpAddr, len: usize) {
     let to = listener.local_addr().expect("bound");
     let server = std::thread::spawn(move || {
         let (mut s, _) = listener.accept().expect("a connection");
-        s.set_read_timeout(Some(Duration::from_secs(10))).expect("a socket");
+        s.set_read_timeout(Some(Duration::from_secs(60))).expect("a socket");
         let (mut buf, mut at) = (vec![0; 256 << 10], 0);
         loop {
             let n = patient(|| s.read(&mut buf)).expect("data keep coming");
@@ -75,8 +78,8 @@ pub(super) fn tcp_transfer(a: &Netns, b: &Netns, address: IpAddr, len: usize) {
         at
     });
     a.within(move || {
-        let mut s = patient(|| TcpStream::connect_timeout(&to, Duration::from_secs(5))).expect("connects");
-        s.set_read_timeout(Some(Duration::from_secs(10))).expect("a socket");
+        let mut s = patient(|| TcpStream::connect_timeout(&to, Duration::from_secs(60))).expect("connects");
+        s.set_read_timeout(Some(Duration::from_secs(60))).expect("a socket");
         let data: Vec<u8> = (0..len).map(pattern).collect();
         s.write_all(&data).expect("sends");
         s.shutdown(std::net::Shutdown::Write).expect("ends");
@@ -98,28 +101,48 @@ fn patient<T>(mut call: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T
 /// Sends datagrams of these sizes from `a` and checks that an echo of each comes back.
 pub(super) fn udp_echo(a: &Netns, b: &Netns, address: IpAddr, sizes: &'static [usize]) {
     let server = b.within(move || UdpSocket::bind(SocketAddr::new(address, 0))).expect("the address is there");
-    server.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
+    server.set_read_timeout(Some(Duration::from_millis(100))).expect("a socket");
     let to = server.local_addr().expect("bound");
-    let echo = std::thread::spawn(move || {
-        let mut buf = vec![0; 65_536];
-        for _ in sizes {
-            let (n, from) = patient(|| server.recv_from(&mut buf)).expect("a datagram");
-            server.send_to(&buf[..n], from).expect("the way back");
+    let over = Arc::new(AtomicBool::new(false));
+    let echo = std::thread::spawn({
+        let over = over.clone();
+        move || {
+            let mut buf = vec![0; 65_536];
+            while !over.load(Relaxed) {
+                if let Ok((n, from)) = server.recv_from(&mut buf) {
+                    server.send_to(&buf[..n], from).expect("the way back");
+                }
+            }
         }
     });
     a.within(move || {
         let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let s = UdpSocket::bind(any).expect("a socket");
-        s.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
-        let mut buf = vec![0; 65_536];
+        s.set_read_timeout(Some(Duration::from_secs(2))).expect("a socket");
         for &n in sizes {
             let data: Vec<u8> = (0..n).map(pattern).collect();
-            s.send_to(&data, to).expect("sends");
-            let got = patient(|| s.recv(&mut buf)).expect("an echo");
-            assert!(buf[..got] == data[..], "the echo of {n} bytes differs");
+            // A kernel that is short of time may lose a datagram: what is asked is what becomes of those that pass.
+            let came = (0..20).any(|_| {
+                s.send_to(&data, to).expect("sends");
+                echoed(&s, &data)
+            });
+            assert!(came, "no echo of {n} bytes");
         }
     });
+    over.store(true, Relaxed);
     echo.join().expect("the echo");
+}
+
+/// Whether the echo of `data` comes within the socket's patience; one of a datagram that was given up is passed over.
+fn echoed(socket: &UdpSocket, data: &[u8]) -> bool {
+    let mut buf = vec![0; 65_536];
+    while let Ok(got) = patient(|| socket.recv(&mut buf)) {
+        if got == data.len() {
+            assert!(buf[..got] == *data, "the echo of {got} bytes differs");
+            return true;
+        }
+    }
+    false
 }
 
 #[test]
@@ -127,9 +150,9 @@ fn ping_tcp_and_udp_pass_and_big_frames_stay_whole() {
     let _alone = alone();
     let pods = Pods::new();
     let fwd = joined(&pods);
-    pods.a.exec("ping -q -c 3 -i 0.05 -W 1 10.77.0.2");
-    pods.a.exec("ping -q -c 3 -i 0.05 -W 1 fd77::2");
-    pods.a.exec("ping -q -c 2 -i 0.05 -s 20000 -W 1 10.77.0.2");
+    pods.a.exec("ping -q -c 3 -i 0.05 -W 20 10.77.0.2");
+    pods.a.exec("ping -q -c 3 -i 0.05 -W 20 fd77::2");
+    pods.a.exec("ping -q -c 2 -i 0.05 -s 20000 -W 20 10.77.0.2");
     for address in ["10.77.0.2", "fd77::2"] {
         let address: IpAddr = address.parse().expect("an address");
         tcp_transfer(&pods.a, &pods.b, address, 32 << 20);
@@ -161,9 +184,9 @@ fn udp_gso_passes_whole() {
     let _alone = alone();
     let pods = Pods::new();
     let fwd = joined(&pods);
-    pods.a.exec("ping -q -c 1 -W 1 10.77.0.2");
+    pods.a.exec("ping -q -c 1 -W 20 10.77.0.2");
     let server = pods.b.within(|| UdpSocket::bind("10.77.0.2:0")).expect("the address is there");
-    server.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
+    server.set_read_timeout(Some(Duration::from_secs(60))).expect("a socket");
     let to = server.local_addr().expect("bound");
     pods.a.within(move || {
         let s = UdpSocket::bind("0.0.0.0:0").expect("a socket");
@@ -173,7 +196,7 @@ fn udp_gso_passes_whole() {
     });
     let (mut buf, mut at) = (vec![0; 65_536], 0);
     while at < 20_500 {
-        let n = server.recv(&mut buf).expect("a datagram");
+        let n = patient(|| server.recv(&mut buf)).expect("a datagram");
         assert_eq!(n, 1000.min(20_500 - at));
         assert!(buf[..n].iter().enumerate().all(|(i, b)| *b == pattern(at + i)));
         at += n;
@@ -188,7 +211,7 @@ fn an_interface_that_goes_is_a_state() {
     let (a, b) = (pods.open(2, "da"), pods.open(3, "db"));
     let (watch_a, watch_b) = (a.monitor.clone(), b.monitor.clone());
     let fwd = Forwarder::start(vec![end(a), end(b)], vec![(0, 1, Op::Plain), (1, 0, Op::Plain)], false);
-    pods.a.exec("ping -q -c 1 -W 1 10.77.0.2");
+    pods.a.exec("ping -q -c 1 -W 20 10.77.0.2");
 
     pods.dp.exec("ip link set db down");
     pods.dp.within({
@@ -196,22 +219,22 @@ fn an_interface_that_goes_is_a_state() {
         move || assert_eq!(watch.state(), LinkState::Down)
     });
     pods.dp.exec("ip link set db up");
-    pods.a.exec("ping -q -c 1 -W 2 10.77.0.2");
+    pods.a.exec("ping -q -c 1 -W 20 10.77.0.2");
     pods.dp.within(move || assert_eq!(watch_b.state(), LinkState::Up));
 
-    let pinging = pods.a.spawn({
-        let ns = pods.a.name.clone();
-        move || {
-            let all = ["netns", "exec", ns.as_str(), "ping", "-q", "-c", "40", "-i", "0.01", "-W", "1", "10.77.0.2"];
-            let _ = std::process::Command::new("ip").args(all).output();
-        }
-    });
+    // The command becomes ping itself.
+    let ping = ["netns", "exec", &pods.a.name, "ping", "-q", "-i", "0.01", "10.77.0.2"];
+    let mut pinging = Command::new("ip").args(ping).stdout(Stdio::null()).spawn().expect("ip starts");
     pods.dp.exec("ip link del db");
-    eventually("the loop saw it", || fwd.seen.gone.load(Relaxed));
-    pinging.join().expect("ping");
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        eventually("the loop saw it", || fwd.seen.gone.load(Relaxed));
+        let lost = || fwd.counters.total_drops(DropReason::PortDown) > 0;
+        eventually("what is for the lost port is counted", lost);
+    }));
+    pinging.kill().and_then(|()| pinging.wait()).expect("our own child");
+    outcome.expect("both");
     pods.a.exec("ip link set eth0 down");
     pods.dp.within(move || assert_eq!(watch_a.state(), LinkState::Up, "its own end is up still"));
-    assert!(fwd.counters.total_drops(DropReason::PortDown) > 0, "what was for the lost port was counted");
 }
 
 #[test]

@@ -125,7 +125,7 @@ fn workers_share_an_uplink_and_see_each_frame_once() {
     let before = pods.b.exec("cat /proc/net/dev");
     pods.a.exec("ip neigh replace 10.77.0.2 lladdr ff:ff:ff:ff:ff:ff dev eth0");
     let _ = std::process::Command::new("ip")
-        .args(["netns", "exec", &pods.a.name, "ping", "-q", "-c", "10", "-i", "0.01", "-W", "1", "10.77.0.2"])
+        .args(["netns", "exec", &pods.a.name, "ping", "-q", "-c", "10", "-i", "0.01", "-W", "5", "10.77.0.2"])
         .output();
     eventually("ten frames at b", || received(&pods) >= 10 + packets(&before));
     std::thread::sleep(std::time::Duration::from_millis(50));

@@ -30,7 +30,7 @@ fn work(mesh: Arc<Mesh<Numbered, Flow>>, me: u8, packets: u32, arrived: Arc<Atom
     let mut next = vec![0u32; workers];
     let mut halves = vec![false; workers];
     let mut sleeps = 0;
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(120);
     while arrived.load(Ordering::Acquire) < total {
         assert!(Instant::now() < deadline, "worker {me} waits for ever: {next:?}");
         let mut work = false;
@@ -74,14 +74,15 @@ fn work(mesh: Arc<Mesh<Numbered, Flow>>, me: u8, packets: u32, arrived: Arc<Atom
 
 /// Sleeps for ever if there is nothing to send, else until the peers may have made room.
 fn nap(end: &MeshEnd<Numbered, Flow>, for_ever: bool, unfinished: impl Fn() -> bool) -> bool {
-    let timeout = if for_ever { PollTimeout::from(20_000u16) } else { PollTimeout::from(1u8) };
+    let timeout = if for_ever { PollTimeout::from(60_000u16) } else { PollTimeout::from(1u8) };
     let _doze = end.sleeper().doze();
     if !end.is_idle() || !unfinished() {
         return false;
     }
     let mut fds = [PollFd::new(end.sleeper().bell().as_fd(), PollFlags::POLLIN)];
-    let rung = poll(&mut fds, timeout).unwrap();
-    assert!(rung == 1 || !for_ever, "nobody rang for 20 s");
+    // Other tests of this process use net_tap, whose signal interrupts whoever waits.
+    let rung = poll(&mut fds, timeout);
+    assert!(rung != Ok(0) || !for_ever, "nobody rang for a minute");
     end.sleeper().bell().hush();
     true
 }
