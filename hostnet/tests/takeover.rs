@@ -105,7 +105,13 @@ impl Node {
     }
 
     fn assert_as(&self, before: &BTreeSet<String>, when: &str) {
-        let now = self.snapshot();
+        // The kernel says a little later that a device is up: on a busy machine not at once.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        let mut now = self.snapshot();
+        while now != *before && std::time::Instant::now() < deadline {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            now = self.snapshot();
+        }
         let lost: Vec<_> = before.difference(&now).collect();
         let extra: Vec<_> = now.difference(before).collect();
         assert!(lost.is_empty() && extra.is_empty(), "{when}: lost {lost:#?}, extra {extra:#?}");
