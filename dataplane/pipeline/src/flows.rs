@@ -47,6 +47,8 @@ pub(crate) struct Flows {
     drawn: u64,
     /// Replies that were denied since then.
     denied: (Millis, u32),
+    /// When each masquerade port was last given to a flow; 0: never.
+    given: Box<[Millis]>,
 }
 
 /// The most replies that are denied in a second, and the part of a table that they may be, one over this: whoever provokes
@@ -152,7 +154,21 @@ impl Flows {
             secret,
             drawn: 0,
             denied: (now, 0),
+            given: vec![0; 1 << 16].into(),
         }
+    }
+
+    /// For how long a masquerade port has not been given to any flow.
+    pub(crate) fn rested(&self, port: u16, now: Millis) -> Millis {
+        match self.given[usize::from(port)] {
+            0 => Millis::MAX,
+            at => now.wrapping_sub(at),
+        }
+    }
+
+    /// Notes that a flow has a masquerade port now.
+    pub(crate) fn give(&mut self, port: u16, now: Millis) {
+        self.given[usize::from(port)] = now.max(1);
     }
 
     /// Whether the replies to one more refused flow may be denied, which is remembered for a second.

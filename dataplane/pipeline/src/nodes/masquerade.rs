@@ -11,7 +11,9 @@
 //!
 //! Masquerade ports (and echo identifiers) are chosen at random (RFC 6056 section 3.3.2) among those of this worker: port
 //! less the first, modulo the number of workers, names the worker that plain replies come to. A port is in use if the
-//! flow table holds its reply's key, so one port serves many remotes.
+//! flow table holds its reply's key, so one port serves many remotes. Of the free ones those that have rested go first: a
+//! remote remembers a TCP connection that it closed for longer than we do (TIME-WAIT), and answers a SYN that it takes
+//! for one of that connection with an ACK, which costs the client a second.
 //!
 //! Next: `create`.
 
@@ -24,7 +26,7 @@ use podplane_tables::flow::Action;
 
 use super::{Next, Pkt, World};
 use crate::drop::DropReason;
-use crate::env::Env;
+use crate::env::{Env, Millis};
 use crate::flows::Flows;
 use crate::graph::{Node, NodeId};
 use crate::headers::{ICMP, ICMPV6, SCTP, TCP, UDP};
@@ -45,6 +47,10 @@ pub(crate) const NODE: Node = Node {
 /// How many ports are tried at random, and as many again in order. With 95 % in use toward one remote, one flow in a
 /// thousand is refused.
 const TRIES: u32 = 64;
+/// After which a port has rested: as conntrack remembers what is in TIME-WAIT. Linux's own TIME-WAIT takes a minute.
+const REST: Millis = 120_000;
+/// How many free ports are compared where none has rested.
+const CHOICES: u32 = 8;
 
 pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
     let Some(local) = w.snap.local() else { return Next::Drop(DropReason::NotConfigured) };
@@ -62,9 +68,10 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
                 return Next::Drop(DropReason::NotMasqueradable);
             }
             let ports = Ports { local, workers: w.snap.workers() };
-            let Some(new) = ports.choose(&mut w.st.flows, p.ctx, Tuple { src, ..tuple }) else {
+            let Some(new) = ports.choose(&mut w.st.flows, w.now, p.ctx, Tuple { src, ..tuple }) else {
                 return Next::Drop(DropReason::NoMasqueradePort);
             };
+            w.st.flows.give(new.sport, w.now);
             p.ctx.rewrite = Some(new);
         }
     }
@@ -103,8 +110,9 @@ struct Ports<'a> {
 }
 
 impl Ports<'_> {
-    /// A tuple with a port that no flow toward this remote has.
-    fn choose(&self, flows: &mut Flows, ctx: &Ctx, tuple: Tuple) -> Option<Tuple> {
+    /// A tuple with a port that no flow toward this remote has: the first that has rested, or else the one of some that
+    /// has rested longest.
+    fn choose(&self, flows: &mut Flows, now: Millis, ctx: &Ctx, tuple: Tuple) -> Option<Tuple> {
         let (first, last) = self.local.masquerade_ports;
         let workers = u32::from(self.workers);
         let me = u32::from(flows.me.0);
@@ -115,15 +123,24 @@ impl Ports<'_> {
             return None;
         }
         let mut at = flows.random() % mine;
+        let (mut best, mut free) = (None, 0);
         for i in 0..(2 * TRIES).min(mine + TRIES) {
             at = if i < TRIES && mine > TRIES { flows.random() % mine } else { (at + 1) % mine };
             let port = first + (at * workers + me) as u16;
             let new = with_source_port(tuple, ctx.ip.proto, port);
-            if is_free(flows, ctx, &new) {
-                return Some(new);
+            if !is_free(flows, ctx, &new) {
+                continue;
+            }
+            let rested = flows.rested(port, now);
+            if best.is_none_or(|(longest, _)| rested > longest) {
+                best = Some((rested, new));
+            }
+            free += 1;
+            if rested >= REST || free == CHOICES {
+                break;
             }
         }
-        None
+        best.map(|(_, new)| new)
     }
 }
 

@@ -112,6 +112,28 @@ fn ports_run_out_per_remote_and_are_named() {
     });
 }
 
+/// The remote may remember a connection that ended: its port is not given to another one soon while there are others.
+#[test]
+fn ports_rest_before_they_are_used_again() {
+    everywhere(|workers, v6| {
+        let mut w = World::new(workers);
+        let (a, wire) = (w.pods[0], Place::Wire(0));
+        let mut seen = HashSet::new();
+        // A third of the ports of one worker.
+        let some = (PORTS.1 - PORTS.0) / u16::from(workers) / 6;
+        for round in 0..2 {
+            for sport in 1000..1000 + some {
+                let s = w.pass(Place::Pod(a), pod(v6, a), server(v6), udp(sport, 53), wire);
+                assert!(seen.insert(s.sport), "round {round}: {} again", s.sport);
+            }
+            // The flows are over, the remote may not have noticed.
+            w.sim.advance(40_000);
+            assert_eq!(w.sim.flows(), 0);
+        }
+        assert_eq!(w.drops(), []);
+    });
+}
+
 #[test]
 fn packets_wait_for_their_neighbour() {
     everywhere(|workers, v6| {
