@@ -61,6 +61,9 @@ fn put<T: Clone>(all: &mut BTreeMap<String, T>, changes: Option<&BTreeMap<String
 
 fn take(cluster: &mut Cluster, step: &Step, variables: &mut Variables) -> Result<(), String> {
     let before = cluster.drops();
+    if let Some(name) = &step.resolves {
+        cluster.resolve(name)?;
+    }
     if let Some(millis) = step.wait {
         cluster.sim.advance(millis);
     }

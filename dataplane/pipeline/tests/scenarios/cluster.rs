@@ -56,6 +56,8 @@ impl Cluster {
         let (router, near) = (pair(v6, [192, 0, 2, 254], "2001:db8::fe"), pair(v6, [192, 0, 2, 99], "2001:db8::63"));
         names.add("router", router);
         names.add("near", near);
+        names.add("late", pair(v6, [192, 0, 2, 77], "2001:db8::77"));
+        names.add("intranet", pair(v6, [172, 16, 3, 4], "2001:db8:16::4"));
         names.add("client", pair(v6, [198, 51, 100, 9], "2001:db8:51::9"));
         names.add("client2", pair(v6, [198, 51, 100, 10], "2001:db8:51::a"));
         let bridge = pair(v6, [172, 17, 0, 1], "fd00:17::1");
@@ -74,6 +76,10 @@ impl Cluster {
             ];
             local.unannounced = vec![bridge];
             let addresses = local.addresses.clone();
+            local.no_masquerade = vec![
+                Prefix { addr: Ipv4Addr::new(172, 16, 0, 0).into(), len: 12 },
+                Prefix { addr: Ipv6Addr::new(0x2001, 0xdb8, 0x16, 0, 0, 0, 0, 0).into(), len: 48 },
+            ];
             local.masquerade = Some(wanted::Masquerade { addresses, ports: (49152, 65535) });
             let (net, len) =
                 if v6 { (pair(true, [0; 4], "2001:db8::"), 64) } else { (pair(false, [192, 0, 2, 0], ""), 24) };
@@ -188,6 +194,16 @@ impl Cluster {
         Ok(wanted::FrontendConfig { kind, address, port, inside, outside, sources: sources.transpose()? })
     }
 
+    /// Lets every node know the Ethernet address of a host on the uplinks' network.
+    pub fn resolve(&mut self, name: &str) -> Result<(), String> {
+        let address = self.names.address(name)?;
+        for node in &mut self.sim.nodes {
+            node.config.outside.neighbours.push((address, Some(NEAR)));
+            node.publish();
+        }
+        Ok(())
+    }
+
     /// Sends a packet in at a place.
     pub fn send(&mut self, place: &str, text: &str) -> Result<(), String> {
         let mut spec = packet::build(text, &self.names)?;
@@ -213,11 +229,11 @@ impl Cluster {
     /// The MAC by which an address on the uplinks' network or behind it is reached.
     fn neighbour(&self, address: IpAddr) -> Result<Option<Mac>, String> {
         let is = |name: &str| Ok::<_, String>(self.names.address(name)? == address);
-        Ok(if is("near")? {
+        Ok(if is("near")? || is("late")? {
             Some(NEAR)
         } else if let Some(n) = (0..self.sim.nodes.len()).find(|n| is(&format!("node{}", n + 1)) == Ok(true)) {
             Some(self.sim.nodes[n].uplink_mac())
-        } else if is("router")? || is("client")? || is("client2")? {
+        } else if is("router")? || is("intranet")? || is("client")? || is("client2")? {
             Some(ROUTER)
         } else {
             None

@@ -126,6 +126,8 @@ pub struct Step {
     pub owners: Option<BTreeMap<String, Option<Vec<String>>>>,
     /// Policies that are changed (or, with nothing behind the name, removed) first.
     pub policies: Option<BTreeMap<String, Option<PodPolicy>>>,
+    /// A host on the uplinks' network that answers from now on when it is asked for its Ethernet address.
+    pub resolves: Option<String>,
     /// Milliseconds that pass before the packet.
     pub wait: Option<u32>,
     /// Where a packet comes in, and the packet.
