@@ -120,8 +120,7 @@ fn places(index: &Index) -> Places {
     for check in index.health_checks() {
         for address in &traffic.node_port_addresses {
             if count(check, address.is_ipv4()).is_some() {
-                // Two Services with one port: the first by name has it.
-                places.entry(SocketAddr::new(*address, check.port)).or_insert_with(|| check.service.clone());
+                places.insert(SocketAddr::new(*address, check.port), check.service.clone());
             }
         }
     }

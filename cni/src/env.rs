@@ -1,11 +1,8 @@
 //! The environment of a call, checked. The runtime is trusted to be root, not to be careful.
 
-use podplane_api::{AttachmentId, PodRef};
+use podplane_api::{AttachmentId, MAX_CONTAINER_ID, PodRef};
 
 use crate::{CniError, Code};
-
-/// Longest container ID in bytes: it must fit into an interface alias together with the interface's name.
-const MAX_CONTAINER_ID: usize = 200;
 
 /// `CNI_COMMAND`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,6 +15,13 @@ pub struct PodRef {
     pub uid: String,
 }
 
+/// The longest container ID in bytes that plugin and agent accept: it must fit into an interface alias (255 bytes in
+/// Linux) together with the interface's name. The specification sets no limit; runtimes use 64.
+pub const MAX_CONTAINER_ID: usize = 200;
+
+/// The longest name of an interface in bytes (Linux: IFNAMSIZ less the final zero).
+pub const MAX_IFNAME: usize = 15;
+
 /// What identifies an attachment in every call: one interface of one sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct AttachmentId {

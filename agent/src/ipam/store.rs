@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use podplane_api::{AttachmentId, PoolUse};
+use podplane_api::{AttachmentId, MAX_CONTAINER_ID, MAX_IFNAME, PoolUse};
 use redb::{
     Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend, TableDefinition, WriteTransaction,
 };
@@ -212,9 +212,9 @@ fn error(path: &str, failure: Failure) -> IpamError {
 }
 
 fn key(id: &AttachmentId) -> Result<String, IpamError> {
-    for part in [&id.container_id, &id.ifname] {
+    for (part, most) in [(&id.container_id, MAX_CONTAINER_ID), (&id.ifname, MAX_IFNAME)] {
         let bad = |c: char| c == '/' || c.is_whitespace() || c.is_control();
-        if part.is_empty() || part.len() > 128 || part.contains(bad) {
+        if part.is_empty() || part.len() > most || part.contains(bad) {
             return Err(IpamError::Identity(part.clone()));
         }
     }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use podplane_api::MAX_CONTAINER_ID;
 use proptest::prelude::*;
 use redb::backends::InMemoryBackend;
 
@@ -101,7 +102,8 @@ fn a_changed_range_is_used_for_new_ones_only() {
 
 #[test]
 fn identities_are_checked() {
-    for bad in ["", "a/b", "a b", "a\n", &"x".repeat(129)] {
+    reserve(&memory(), &"x".repeat(MAX_CONTAINER_ID), &nets(&["10.0.0.0/29"]), 0).unwrap();
+    for bad in ["", "a/b", "a b", "a\n", &"x".repeat(MAX_CONTAINER_ID + 1)] {
         assert!(matches!(reserve(&memory(), bad, &nets(&["10.0.0.0/29"]), 0), Err(IpamError::Identity(_))), "{bad:?}");
     }
 }

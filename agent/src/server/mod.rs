@@ -1,10 +1,11 @@
 //! The agent's Unix socket: HTTP and JSON for the CNI plugin and the operator's command, root only.
 
-use std::future::Future;
+use std::future::{Future, IntoFuture};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, Json, State};
@@ -17,6 +18,8 @@ use podplane_api::{AddRequest, CheckRequest, DelRequest, GcRequest, ReadyRequest
 use serde::Serialize;
 use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::oneshot;
+use tokio::time::sleep;
 
 use crate::attachments::{Attachments, Refusal, later, refuse};
 use crate::status::Status;
@@ -78,7 +81,11 @@ impl Listener for RootOnly {
     }
 }
 
-/// Serves until `stop` is ready, then finishes the calls that are under way and removes the socket.
+/// For how long calls that are under way may hold up the end. One may wait for a dataplane for longer; its caller then
+/// finds the connection closed and calls again, as after a crash.
+const LAST_CALLS: Duration = Duration::from_secs(3);
+
+/// Serves until `stop` is ready, then finishes the calls that are under way, within limits, and removes the socket.
 pub async fn run(
     listener: RootOnly,
     service: Service,
@@ -98,7 +105,25 @@ pub async fn run(
         .fallback(async || answer::<()>(Err(refuse(404, "no such call in this version of the agent"))))
         .layer(DefaultBodyLimit::max(MAX_REQUEST))
         .with_state(service);
-    let done = serve(listener, router).with_graceful_shutdown(stop).await;
+    let (stopping, stopped) = oneshot::channel();
+    let stop = async move {
+        stop.await;
+        let _ = stopping.send(());
+    };
+    let late = async move {
+        if stopped.await.is_err() {
+            // The server ended by itself.
+            std::future::pending::<()>().await;
+        }
+        sleep(LAST_CALLS).await;
+    };
+    let done = tokio::select! {
+        done = serve(listener, router).with_graceful_shutdown(stop).into_future() => done,
+        () = late => {
+            tracing::warn!("calls that are still under way are given up; their callers will call again");
+            Ok(())
+        }
+    };
     // Before the next agent could have made its own: it refuses to while this one listens.
     let _ = std::fs::remove_file(path);
     done

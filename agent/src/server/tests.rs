@@ -445,6 +445,23 @@ fn bad_requests_are_answered_as_errors() {
     }
 }
 
+/// `READY` waits for the dataplane for longer than an agent that is to end has time.
+#[test]
+fn a_call_that_waits_does_not_hold_up_the_end() {
+    let node = Node::with_object();
+    let (dataplane, agent) = (node.dataplane(), node.agent());
+    let client = node.ready_client();
+    client.add(&node.add("c1")).unwrap();
+    dataplane.lock().silent = true;
+    let told = dataplane.lock().transactions.len();
+    let call = std::thread::spawn(move || client.ready(&ReadyRequest { attachment: id("c1") }));
+    until("the dataplane is told", || dataplane.lock().transactions.len() > told);
+    drop(agent);
+    // Given up, not answered with a reason.
+    let outcome = call.join().unwrap();
+    assert!(matches!(&outcome, Err(e) if !matches!(e, ClientError::Api { .. })), "{outcome:?}");
+}
+
 #[test]
 fn a_changed_range_is_a_condition() {
     let node = Node::with_object();

@@ -52,6 +52,8 @@ pub(super) fn places(facts: &ServiceFacts, settings: &Settings) -> BTreeSet<Plac
         let outer = facts.vips.iter().chain(external_ips(facts, settings));
         places.extend(outer.map(|address| Place::Outer(*address, port.protocol, port.port)));
     }
+    // An API server gives both sorts of numbers from one range.
+    places.extend(facts.health_check_node_port.map(|number| Place::NodePort(Protocol::Tcp, number)));
     places
 }
 
@@ -114,10 +116,11 @@ pub(super) fn compile(
             .problems
             .insert("spec.externalIPs are not served: not enabled (--external-ips, CVE-2020-8554)".into());
     }
+    let health = compiling.health(slices);
     Compiled {
         service: (!ports.is_empty()).then(|| v1::Service { name: name.to_owned(), ports }),
         problems: compiling.problems.into_iter().collect(),
-        health: health(name, facts, slices, context.here()),
+        health,
     }
 }
 
@@ -165,6 +168,22 @@ impl Compiling<'_> {
             sets,
             frontends,
         })
+    }
+
+    /// Where its load balancer may ask, unless the port is another's.
+    fn health(&mut self, slices: &Slices) -> Option<HealthCheck> {
+        let port = self.facts.health_check_node_port?;
+        let own = |p: &PortFacts| p.protocol == Protocol::Tcp && p.node_port == Some(port);
+        let problem = match self.claims.holder(Place::NodePort(Protocol::Tcp, port)) {
+            Some(other) if other != self.name => {
+                Some(format!("health check node port {port} is also a port of Service {other}, which is older"))
+            }
+            _ if self.facts.ports.iter().any(own) => {
+                Some(format!("health check node port {port} is its node port, too"))
+            }
+            _ => None,
+        };
+        if self.check(problem) { health(self.name, self.facts, slices, self.context.here()) } else { None }
     }
 
     fn choices(

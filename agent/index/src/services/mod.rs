@@ -165,7 +165,7 @@ impl Services {
         let facts = self.services.get(name);
         for (path, slice) in slices {
             let mut problems = slice.problems.clone();
-            if facts.is_none() {
+            if facts.is_none() && !slice.derived {
                 problems.push(format!("there is no Service {name}: its endpoints are not used"));
             }
             match problems.is_empty() {

@@ -11,6 +11,10 @@ use crate::node::{Family, is_unicast};
 /// Whose a slice is.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
+/// Who looks after a slice, and Kubernetes' own controller's name.
+const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+const CONTROLLER: &str = "endpointslice-controller.k8s.io";
+
 /// What an EndpointSlice says. One that is no business of ours is not kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SliceFacts {
@@ -21,6 +25,8 @@ pub(super) struct SliceFacts {
     pub(super) endpoints: Vec<EndpointFacts>,
     /// What of it is not used, and why.
     pub(super) problems: Vec<String>,
+    /// Whether Kubernetes' own controller made it: it comes and goes with its Service, a moment later.
+    pub(super) derived: bool,
 }
 
 /// A port of all endpoints of a slice.
@@ -74,7 +80,9 @@ impl SliceFacts {
                 Err(problem) => problems.push(problem),
             }
         }
-        Ok(Some(SliceFacts { service: format!("{namespace}/{name}"), family, ports, endpoints, problems }))
+        let maker = slice.metadata.labels.as_ref().and_then(|labels| labels.get(MANAGED_BY));
+        let derived = maker.is_some_and(|maker| maker == CONTROLLER);
+        Ok(Some(SliceFacts { service: format!("{namespace}/{name}"), family, ports, endpoints, problems, derived }))
     }
 }
 

@@ -111,6 +111,12 @@ fn addresses_of_load_balancers_may_be_shared_by_port_and_hijack_nothing() {
 #[test]
 fn slices() {
     assert!(refused(&slice("s", &endpoint("10.0.0.2", "n0", ""))).contains("there is no Service a/web"));
+    // One that Kubernetes' own controller made is about to go.
+    let derived = slice("s", &endpoint("10.0.0.2", "n0", "")).replace(
+        "kubernetes.io/service-name:",
+        "endpointslice.kubernetes.io/managed-by: endpointslice-controller.k8s.io, kubernetes.io/service-name:",
+    );
+    assert!(reasons(&index(&derived)).is_empty());
     let with = |endpoint: &str| refused(&(web("") + &slice("s", &format!("{endpoint}, {{addresses: [10.0.0.2]}}"))));
     assert!(with("{addresses: [169.254.169.254]}").contains("CVE-2021-25740"));
     assert!(with("{addresses: [240.0.0.1]}").contains("no address of a host"), "the dataplane would refuse all");
@@ -195,4 +201,27 @@ fn host_ports_of_running_pods_win() {
     assert_eq!(index.refused_host_ports().count(), 0);
     let Some(v1::Object::Endpoint(q)) = index.objects().get(&Key::Endpoint("q".into())) else { panic!() };
     assert_eq!(q.host_ports.len(), 2, "what was refused is granted, and the other was never lost");
+}
+
+#[test]
+fn a_health_check_port_belongs_to_one_service() {
+    let spec = |address: &str, node_port: u16| {
+        format!(
+            "type: LoadBalancer, externalTrafficPolicy: Local, healthCheckNodePort: 30700, clusterIPs: [{address}], \
+             ports: [{{port: 80, nodePort: {node_port}}}]"
+        )
+    };
+    let older = service("z", "2026-01-01T00:00:00Z", &spec("10.96.0.8", 30_001));
+    let both = service("b", "2026-02-01T00:00:00Z", &spec("10.96.0.9", 30_002)) + &older;
+    assert_eq!(
+        refused(&both),
+        "Service a/b: health check node port 30700 is also a port of Service a/z, which is older"
+    );
+    let of = |index: &Index| index.health_checks().map(|check| check.service.clone()).collect::<Vec<_>>();
+    let mut index = index(&both);
+    assert_eq!(of(&index), ["a/z"]);
+    index.delete(&ObjectKey { kind: crate::Kind::Service, namespace: "a".into(), name: "z".into() });
+    index.settle();
+    assert_eq!((of(&index), reasons(&index)), (vec!["a/b".to_owned()], vec![]));
+    assert!(refused(&older.replace("30001", "30700")).contains("is its node port, too"));
 }
