@@ -83,6 +83,9 @@ fn free_hugepages_mib() -> u64 {
     field("HugePages_Free:").unwrap_or(0) * field("Hugepagesize:").unwrap_or(0) / 1024
 }
 
+/// How long a node may take to be ready after its start.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 fn build(lab: &Lab, args: &UpArgs) -> Result<()> {
     build_fabric(lab)?;
     apply::ensure_namespace(lab, "default")?;
@@ -100,10 +103,10 @@ fn build(lab: &Lab, args: &UpArgs) -> Result<()> {
         node::start_agent(lab, n)?;
     }
     for n in lab.nodes() {
-        node::wait_agent(lab, n, Duration::from_secs(20))?;
+        node::wait_agent(lab, n, PATIENCE)?;
     }
     for n in lab.nodes() {
-        node::wait_peers(lab, n, Duration::from_secs(20))?;
+        node::wait_peers(lab, n, PATIENCE)?;
     }
     if args.dns {
         dns::start(lab)?;

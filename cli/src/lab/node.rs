@@ -16,7 +16,7 @@ use super::state::Lab;
 use super::{objects, process};
 
 /// How long a dataplane may take to start: EAL, memory, the take-over.
-const START: Duration = Duration::from_secs(30);
+const START: Duration = Duration::from_secs(120);
 
 /// Addresses of a node with their prefixes, IPv4 and IPv6.
 pub fn addresses(node: u8) -> [String; 2] {

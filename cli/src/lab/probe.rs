@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::state::{Lab, PodRecord};
 
 /// How long a pod may take to get ready.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until all readiness probes of a pod say yes. They come from the node, as a kubelet's do.
 pub fn wait(lab: &Lab, pod: &PodRecord, object: &Value) -> Result<()> {

@@ -79,7 +79,7 @@ pub fn pid(lab: &Lab, name: &str) -> Option<i32> {
     (started(remembered.pid) == Some(remembered.started)).then_some(remembered.pid)
 }
 
-/// Ends processes and all that they started: asks first, all at once, and insists after ten seconds.
+/// Ends processes and all that they started: asks first, all at once, and insists after half a minute.
 pub fn stop(lab: &Lab, names: &[String]) -> Result<()> {
     let signal = |signal| {
         for pid in names.iter().filter_map(|name| pid(lab, name)) {
@@ -98,13 +98,13 @@ pub fn stop(lab: &Lab, names: &[String]) -> Result<()> {
         }
         true
     };
-    if !ended(Duration::from_secs(10)) {
+    if !ended(Duration::from_secs(30)) {
         for name in names.iter().filter(|name| alive(lab, name)) {
             eprintln!("podplane: {name} does not end when asked, and is killed: see {}", lab.log(name).display());
         }
         signal(Signal::SIGKILL);
         // The kernel takes its time with a process that has much memory, on a busy machine above all.
-        ended(Duration::from_secs(10));
+        ended(Duration::from_secs(60));
     }
     for name in names {
         if let Some(pid) = pid(lab, name) {
