@@ -8,6 +8,9 @@ use std::time::Duration;
 use podplane_tests::services::{Client, Talker, connect, datagrams, fetch, idler, server, service};
 use podplane_tests::{Lab, eventually, succeed, text};
 
+/// Seconds of a short affinity.
+const SHORT: u64 = 2;
+
 fn lab(name: &str, manifests: &[String]) -> Lab {
     let lab = Lab::up(name, &["--nodes", "2", "--workers", "2"]);
     lab.apply(&manifests.concat());
@@ -129,6 +132,7 @@ fn a_client_keeps_its_backend_and_what_has_none_is_refused() {
             server("c", 2, "web", "", ""),
             idler("client", 1, ""),
             service("affine", "web", &format!("type: NodePort, {affine}")),
+            service("short", "web", &affine.replace("3600", &SHORT.to_string())),
             service("web", "web", ""),
             service("empty", "nobody", "type: NodePort,"),
         ],
@@ -152,6 +156,21 @@ fn a_client_keeps_its_backend_and_what_has_none_is_refused() {
     });
     pod(&lab, "ready", &mine);
     assert_eq!(names(&fetch(&lab, &client, &addresses[0], 80, 10).expect("answers")), moved);
+
+    // A short affinity: its backend goes, the client moves, and once it has rested for longer than the affinity lasts it
+    // goes where it went at first, for the choice is by its address.
+    let [short, _] = lab.cluster_ips("default/short");
+    let asked = |times| fetch(&lab, &client, &short, 80, times).map(|answers| names(&answers));
+    lab.until_answers(&client, &short, 80);
+    let first = asked(10).expect("answers");
+    let name = first.first().expect("one").clone();
+    pod(&lab, "unready", &name);
+    eventually("another backend", || asked(4).ok().filter(|now| !now.contains(&name)));
+    pod(&lab, "ready", &name);
+    eventually("the first backend again", || {
+        sleep(Duration::from_secs(SHORT + 1));
+        (asked(4).ok()? == first).then_some(())
+    });
 
     let (empty, node_port) = (lab.cluster_ips("default/empty"), lab.node_port("default/empty"));
     let web = lab.cluster_ips("default/web");

@@ -7,6 +7,9 @@ client.py udp HOST PORT [TIMES [INTERVAL [TRIES]]]
 client.py until HOST PORT PREFIX             one socket asks ten times a second until an answer begins with PREFIX, for a
                                              minute at most; prints each answer that differs from the one before
 client.py tcp HOST PORT SECONDS              connects; prints "open", "refused" or "silence"
+client.py entries HOST1 HOST2 PORT           one source port, two entries: connects through the first; prints what becomes
+                                             of a second connection, then, once the first was closed, of a third, and
+                                             who answered a socket that asked both in turn
 client.py load HOST PORT                     GET / over new connections until standard input ends; prints
                                              "good N bad M LAST-ERROR"
 client.py download HOST PORT BYTES           GET /bytes/BYTES; prints "begun" after a tenth, goes on after a line from
@@ -16,6 +19,7 @@ client.py flows HOST PORT COUNT SECONDS      COUNT connections that echo all the
 """
 import selectors
 import socket
+import struct
 import sys
 import threading
 import time
@@ -68,6 +72,55 @@ def tcp(host, port, seconds):
         print("refused")
     except OSError:
         print("silence")
+
+
+def entries(first, second, port):
+    family = socket.AF_INET6 if ":" in first else socket.AF_INET
+
+    def bound(kind, own):
+        sock = socket.socket(family, kind)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("", own))
+        return sock
+
+    def connect(host, own, seconds):
+        sock = bound(socket.SOCK_STREAM, own)
+        sock.settimeout(seconds)
+        try:
+            sock.connect((host, int(port)))
+            sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            # A reset at the end: nobody has to remember the connection.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            return sock
+        except ConnectionRefusedError:
+            print("refused", flush=True)
+        except OSError:
+            print("silence", flush=True)
+        sock.close()
+
+    one = connect(first, 0, 40)
+    own = one.getsockname()[1]
+    one.recv(4096)
+    if two := connect(second, own, 1.5):
+        print("open", flush=True)
+        two.close()
+    one.close()
+    three = connect(second, own, 40)
+    print("open" if three and three.recv(4096) else "nothing", flush=True)
+    three.close()
+    sock = bound(socket.SOCK_DGRAM, 0)
+    sock.settimeout(1)
+    for host in [first, second] * 3:
+        answer = None
+        for _ in range(20):
+            sock.sendto(b"question", (host, int(port)))
+            try:
+                answer, by = sock.recvfrom(4096)
+                if by[0] == host:
+                    break
+            except TimeoutError:
+                pass
+        print(answer.decode().strip() if answer else "none", flush=True)
 
 
 def load(host, port):
@@ -162,5 +215,5 @@ def flows(host, port, count, seconds):
     print("lost", lost + len(pending), "gap", int(worst * 1000))
 
 
-COMMANDS = {"udp": udp, "until": until, "tcp": tcp, "load": load, "download": download, "flows": flows}
+COMMANDS = {"udp": udp, "until": until, "tcp": tcp, "entries": entries, "load": load, "download": download, "flows": flows}
 COMMANDS[sys.argv[1]](*sys.argv[2:])
