@@ -5,8 +5,11 @@ use podplane_tests::{Lab, rounds};
 
 /// Connections of each family that echo all the time through the same Service.
 const FLOWS: usize = 500;
-/// The longest silence that a restarted dataplane may cause, in milliseconds.
+/// The longest silence that a restart may cause on a quiet machine, in milliseconds.
 const GAP: u64 = 1000;
+/// The same on any: a process starts slowly where others want the cores, and TCP waits for up to twice as long as the
+/// network was away.
+const ANYWHERE: u64 = 15_000;
 /// Seconds for which the connections of a round talk; one that is silent then is waited for.
 const SECONDS: u64 = 5;
 
@@ -50,9 +53,9 @@ fn finish(flows: [Talker; 2]) -> (u64, u64) {
     (v4.0 + v6.0, v4.1.max(v6.1))
 }
 
-/// Does something to the lab under live connections, several times: no connection may break in any round. What silence
-/// it causes is said by the quietest round; in the others the machine may have had other work. Where the environment
-/// asks for a number of rounds somebody measures, on a quiet machine: then the usual round is held to the promise.
+/// Does something to the lab under live connections, several times: no connection may break in any round. Where the
+/// environment asks for a number of rounds somebody measures, on a quiet machine: then the usual round is held to the
+/// promise. Else the quietest one must only not be absurd.
 fn nobody_notices(name: &str, usual: u32, event: impl Fn(&Lab, &[String; 2], u32)) {
     let (lab, addresses) = lab(name);
     let mut gaps = Vec::new();
@@ -65,8 +68,9 @@ fn nobody_notices(name: &str, usual: u32, event: impl Fn(&Lab, &[String; 2], u32
     }
     gaps.sort_unstable();
     println!("{name}: silences of {gaps:?} ms");
-    let judged = if std::env::var_os("PODPLANE_RESTARTS").is_some() { gaps[gaps.len() / 2] } else { gaps[0] };
-    assert!(judged <= GAP, "silences of {gaps:?} ms");
+    let measured = std::env::var_os("PODPLANE_RESTARTS").is_some();
+    let (judged, limit) = if measured { (gaps[gaps.len() / 2], GAP) } else { (gaps[0], ANYWHERE) };
+    assert!(judged <= limit, "silences of {gaps:?} ms");
 }
 
 /// The client's node, then that of a backend.
