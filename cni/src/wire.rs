@@ -71,8 +71,10 @@ pub(crate) fn make(
     // Deaf before it comes up: the kernel must never answer a pod, nor solicit routers from it.
     sysctl::disable_ipv6(host)?;
     ingress_drop::add(host)?;
-    pod_end(netns, &mut pod, id, plan)?;
+    // This end first: an end that comes up before the other has no carrier yet, and the kernel gives it its queue a while
+    // later, by a thread of its own. Till then all that the pod sends is lost, without a word. We send past queues.
     netlink.set_up(near.index, true)?;
+    pod_end(netns, &mut pod, id, plan)?;
     Ok(near.mac.map(|m| m.to_string()).unwrap_or_default())
 }
 
