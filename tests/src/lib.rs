@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cni;
+pub mod policy;
 pub mod services;
 
 use std::path::PathBuf;
