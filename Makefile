@@ -49,7 +49,7 @@ demo: build
 	@KEEP='$(KEEP)' MEMORY='$(LAB_MEMORY)' tests/demo/demo.sh target/release
 
 # Whole paths against the kernel, then the packet path and the tables alone (criterion; no devices), then the flow table
-# beside rte_hash and policies beside rte_acl. A bit over half an hour after the build on two cores; `podplane-perf list` names the single rows.
+# beside rte_hash and policies beside rte_acl. Some 35 minutes after the build on two cores; `podplane-perf list` names the single rows.
 # service-change wants 1 GiB of hugepages, rte_hash with 8M entries the 800 MiB of its EAL and 1 GiB for the tables.
 BENCH_MEMORY ?= 1200
 FLOWS_MEMORY ?= 2400

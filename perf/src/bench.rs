@@ -4,6 +4,7 @@ pub mod change;
 pub mod cni;
 pub mod latency;
 pub mod load;
+pub mod policy;
 pub mod tcp;
 pub mod through;
 pub mod trips;

@@ -6,7 +6,7 @@
 //! others load is refused, for its figures would be theirs.
 //!
 //! [`stats`] computes, [`cpu`] accounts, [`versus`] interleaves, [`iperf`], [`rr`] and [`flood`] make traffic, [`netns`] and
-//! [`routed`] are the kernel's side and [`node`] is ours without an agent, [`services`] is what both are told of Services,
+//! [`routed`] are the kernel's side and [`node`] is ours without an agent, [`services`] and [`policies`] are what both are told,
 //! [`bench`] holds the measurements of whole paths. What needs no devices is measured by criterion in
 //! the crate that it belongs to.
 #![forbid(unsafe_code)]
@@ -17,6 +17,7 @@ pub mod flood;
 pub mod iperf;
 pub mod netns;
 pub mod node;
+pub mod policies;
 pub mod routed;
 pub mod rr;
 pub mod services;

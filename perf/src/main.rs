@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use podplane_perf::bench::tcp::{self, How};
 use podplane_perf::bench::through::{self, Passed, Traffic};
-use podplane_perf::bench::{Family, change, cni, latency, load, trips};
+use podplane_perf::bench::{Family, change, cni, latency, load, policy, trips};
 use podplane_perf::cpu;
 use podplane_perf::node::Start;
 use podplane_perf::rr::{self, Protocol};
@@ -53,13 +53,13 @@ struct RunArgs {
     /// Pods that `cni-add` adds.
     #[arg(long, default_value_t = 250)]
     pods: usize,
-    /// Changes that `service-change` makes.
+    /// Changes that `service-change` makes, and `policy-change` of each kind.
     #[arg(long, default_value_t = 300)]
     changes: usize,
     /// Seconds for which `service-load` waits for nftables.
     #[arg(long, default_value_t = 120)]
     nft_seconds: u64,
-    /// Memory of the dataplanes of the Services' measurements, in MiB; `service-change` takes 1024 at least.
+    /// Memory of the dataplanes of the Services' and policies' measurements, in MiB; `service-change` takes 1024 at least.
     #[arg(long, default_value_t = 256)]
     memory: u32,
     /// Do without hugepages.
@@ -84,6 +84,8 @@ enum Name {
     ServiceRr,
     ServiceLoad,
     ServiceChange,
+    PolicyLoad,
+    PolicyChange,
 }
 
 impl Name {
@@ -101,6 +103,12 @@ impl Name {
             Name::ServiceRr => "round trips through a Service: a byte, and a connection opened and closed for it",
             Name::ServiceLoad => "10,000 Services with 100,000 endpoints from the first message until in force",
             Name::ServiceChange => "one endpoint changed until its first packet, while 65,536 flows run",
+            Name::PolicyLoad => {
+                "10,000 addresses, 2,000 policies, 200 pods' rule sets from the first message until in force"
+            }
+            Name::PolicyChange => {
+                "one address or rule changed among 10,000 until in force, against nftables' interval map"
+            }
         }
     }
 }
@@ -179,6 +187,8 @@ fn measure(name: Name, args: &RunArgs) -> Result<()> {
         }
         Name::ServiceLoad => loaded(&load::load(args.starts, Duration::from_secs(args.nft_seconds), start)?),
         Name::ServiceChange => changed(&change::change(args.changes, start)?),
+        Name::PolicyLoad => policies_loaded(&policy::load(args.starts, start)?),
+        Name::PolicyChange => policies_changed(&policy::change(args.changes, start)?),
     }
     Ok(())
 }
@@ -232,6 +242,35 @@ fn changed(result: &change::Changed) {
         "    {} flows in the table; {} round trips on connections from before, none broken or moved",
         result.flows, result.established_trips
     );
+}
+
+fn policies_loaded(result: &policy::Loaded) {
+    let Summary { median, low, high, count } = result.seconds;
+    let ([before, after], [tables, compiled]) = (result.memory, result.tables);
+    println!(
+        "10,000 addresses, 2,000 policies, 200 pods' rule sets in force after {median:.3} s [{low:.3}..{high:.3}] of {count} starts (goal <= 2 s)"
+    );
+    println!(
+        "    {compiled:.3} s of it to compile them; resident memory {:.0} MiB before and {:.0} after, the tables {tables:.0} of it",
+        before.median, after.median
+    );
+}
+
+fn policies_changed(result: &policy::Changed) {
+    println!("policies of 10,000 rules, {} changes of each kind, to the word that it is in force:", result.changes);
+    let line = |what: &str, [median, p99]: [f64; 2], goal: &str| {
+        println!("    {what}: median {median:.2} ms, p99 {p99:.2} ms{goal}");
+    };
+    line("an address comes that 1,000 rules select", result.address, " (goal <= 1 ms)");
+    line("a rule gets other ports", result.ports, " (goal <= 5 ms)");
+    line("a rule gets another selector", result.selector, " (goal <= 5 ms)");
+    let kernel = &result.kernel;
+    println!("whole runs of nft -f, {} for one element:", kernel.changes);
+    line("an empty file", kernel.nothing, "");
+    for (i, of) in ["addresses", "addresses and ports"].into_iter().enumerate() {
+        line(&format!("one of 10,000 ranges of {of}"), kernel.one[i], "");
+        line("all of them", kernel.all[i], "");
+    }
 }
 
 fn streams(result: &tcp::Streams, goal: f64) {

@@ -8,9 +8,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use podplane_config::introspect::{FlowsSummary, Question, ServiceHits};
+use podplane_config::introspect::{Explained, FlowsSummary, Imaginary, Policies, Question, ServiceHits};
 use podplane_config::link::{self, AgentLink, LinkError};
-use podplane_config::v1::{self, Endpoint, FromDataplane, LocalNode, Object, PortKind, ToDataplane};
+use podplane_config::v1::{self, Endpoint, FromDataplane, Key, LocalNode, Object, PortKind, ToDataplane};
 use podplane_hostnet::ethtool::Ethtool;
 use podplane_hostnet::ingress_drop;
 use podplane_shm_ring::ring::PushError;
@@ -156,11 +156,20 @@ impl Node {
         for object in objects {
             messages.extend(v1::upsert(object)?);
         }
+        self.tell(full, &messages)
+    }
+
+    /// Removes objects in one transaction; how long it took as [`Node::commit`].
+    pub fn remove(&mut self, keys: Vec<Key>) -> Result<Duration> {
+        self.tell(false, &keys.into_iter().map(ToDataplane::Delete).collect::<Vec<_>>())
+    }
+
+    fn tell(&mut self, full: bool, messages: &[ToDataplane]) -> Result<Duration> {
         self.generation += 1;
         let generation = self.generation;
         let began = Instant::now();
         self.send(&ToDataplane::Begin { generation, full })?;
-        for message in &messages {
+        for message in messages {
             self.send(message)?;
         }
         self.send(&ToDataplane::Commit { generation })?;
@@ -209,9 +218,22 @@ impl Node {
         }
     }
 
+    fn pid(&self) -> Result<u32> {
+        Ok(self.process.as_ref().context("no dataplane")?.id())
+    }
+
     /// The dataplane's workers.
     pub fn threads(&self) -> Result<Threads> {
-        Threads::of_process(self.process.as_ref().context("no dataplane")?.id(), "worker-")
+        Threads::of_process(self.pid()?, "worker-")
+    }
+
+    /// Resident memory of the dataplane in MiB, without hugepages.
+    pub fn memory(&self) -> Result<f64> {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.pid()?)).context("the dataplane is gone")?;
+        let words = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).map(str::split_whitespace);
+        let kib = words.and_then(|mut words| words.next()).and_then(|kib| kib.parse::<f64>().ok());
+        Ok(kib.context("the status of a process has an unknown form")? / 1024.0)
     }
 
     /// New flows that a Service's frontends have sent to a backend.
@@ -223,6 +245,16 @@ impl Node {
     /// All frontends.
     pub fn services(&self) -> Result<Vec<ServiceHits>> {
         Ok(link::ask(&self.socket(), &Question::Services)?)
+    }
+
+    /// The policies in force.
+    pub fn policies(&self) -> Result<Policies> {
+        Ok(link::ask(&self.socket(), &Question::Policies)?)
+    }
+
+    /// What would become of a packet.
+    pub fn explain(&self, packet: Imaginary) -> Result<Explained> {
+        Ok(link::ask(&self.socket(), &Question::Explain { packet })?)
     }
 
     /// The load of the flow tables.
