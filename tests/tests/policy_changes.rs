@@ -29,7 +29,7 @@ fn hold(lab: &Lab, pod: &str) -> Vec<Program> {
     let addresses = lab.addresses(pod);
     let open = |client: &str, address: &String| {
         let mut program = Program::start(lab, &Client::pod(client), &["hold", address, "80"]);
-        eventually("a connection echoes", Duration::from_secs(30), || (said(&mut program)? > 0).then_some(()));
+        eventually("a connection echoes", || (said(&mut program)? > 0).then_some(()));
         program
     };
     ["near", "far"]
@@ -56,7 +56,7 @@ fn a_policy_that_forbids_a_connection_stops_it_and_no_other() {
     };
     for _ in 0..2 {
         lab.apply(&deny);
-        eventually("no echo of what is forbidden", Duration::from_secs(20), || {
+        eventually("no echo of what is forbidden", || {
             all(&mut held, &|_| true);
             std::thread::sleep(Duration::from_millis(300));
             all(&mut held, &|echoes| echoes == 0).then_some(())
@@ -65,20 +65,20 @@ fn a_policy_that_forbids_a_connection_stops_it_and_no_other() {
         assert!(all(&mut free, &|echoes| echoes > 0), "an allowed connection stood still");
         lab.delete(&deny);
         // TCP tries again by and by.
-        eventually("echoes of what is allowed again", Duration::from_secs(60), || {
+        eventually("echoes of what is allowed again", || {
             std::thread::sleep(Duration::from_millis(300));
             all(&mut held, &|echoes| echoes > 0).then_some(())
         });
         // A label does the same as a policy that comes or goes.
         lab.apply(&policy("x", "other", "{podSelector: {matchLabels: {shut: 'yes'}}}"));
         succeed(&mut lab.command(&["pod", "label", "x/held", "shut=yes"]));
-        eventually("no echo of what a label forbids", Duration::from_secs(20), || {
+        eventually("no echo of what a label forbids", || {
             all(&mut held, &|_| true);
             std::thread::sleep(Duration::from_millis(300));
             all(&mut held, &|echoes| echoes == 0).then_some(())
         });
         succeed(&mut lab.command(&["pod", "label", "x/held", "shut-"]));
-        eventually("echoes without the label", Duration::from_secs(60), || {
+        eventually("echoes without the label", || {
             std::thread::sleep(Duration::from_millis(300));
             all(&mut held, &|echoes| echoes > 0).then_some(())
         });
@@ -101,7 +101,7 @@ fn changes_that_leave_a_stream_allowed_cost_it_nothing() {
             |line: String| line.split_once(' ').map(|(a, b)| (a.parse().expect("sent"), b.parse().expect("echoed")));
         streams.iter_mut().map(|s| pair(s.ask("")).expect("two numbers")).collect()
     };
-    eventually("all streams echo", Duration::from_secs(30), || {
+    eventually("all streams echo", || {
         counts(&mut streams).iter().all(|(_, echoed)| *echoed > 50).then_some(())
     });
     let lost = |all: &[(u64, u64)]| all.iter().map(|(sent, echoed)| sent.saturating_sub(*echoed)).collect::<Vec<_>>();
@@ -119,7 +119,7 @@ fn changes_that_leave_a_stream_allowed_cost_it_nothing() {
     }
     // What is under way is no loss; a socket's buffer that overflows on a busy machine is not policy's doing, but then
     // it is few.
-    let settled = eventually("the last echoes", Duration::from_secs(10), || {
+    let settled = eventually("the last echoes", || {
         let now = lost(&counts(&mut streams));
         now.iter().zip(&before).all(|(now, before)| *now <= before + 40).then_some(now)
     });
@@ -139,7 +139,7 @@ fn a_policy_is_in_force_soon() {
     let address = &lab.addresses("x/free")[0];
     let mut stream = Program::start(&lab, &Client::pod("near"), &["stream", address, "53"]);
     let mut echoed = || -> u64 { stream.ask("").split_once(' ').expect("two numbers").1.parse().expect("a number") };
-    eventually("the stream echoes", Duration::from_secs(30), || (echoed() > 50).then_some(()));
+    eventually("the stream echoes", || (echoed() > 50).then_some(()));
     let folder = std::path::PathBuf::from("/run/podplane-lab").join(lab.name()).join("manifests");
     assert!(folder.is_dir(), "the lab keeps its objects elsewhere by now");
     let text = serde_json::json!({
@@ -154,14 +154,14 @@ fn a_policy_is_in_force_soon() {
         let start = Instant::now();
         std::fs::rename(&draft, &file).expect("the lab's folder");
         // In force once an interval of ten datagrams brings no echo; its beginning counts.
-        let stopped = eventually("the stream stops", Duration::from_secs(20), || {
+        let stopped = eventually("the stream stops", || {
             let (at, before) = (start.elapsed(), echoed());
             std::thread::sleep(Duration::from_millis(10));
             (echoed() == before).then_some(at)
         });
         took.push(stopped);
         std::fs::remove_file(&file).expect("the policy is there");
-        eventually("the stream goes on", Duration::from_secs(20), || {
+        eventually("the stream goes on", || {
             let before = echoed();
             std::thread::sleep(Duration::from_millis(20));
             (echoed() > before + 2).then_some(())

@@ -1,7 +1,6 @@
 //! Pods start under a default deny while others flood them: nothing that is forbidden ever reaches the inside of one, and
 //! neither does it while agents and dataplanes are killed.
 
-use std::time::Duration;
 
 use podplane_tests::policy::{Program, drops, policy, received, server};
 use podplane_tests::services::{Client, idler};
@@ -42,7 +41,7 @@ fn sent(floods: &mut [Program]) -> Vec<u64> {
 fn let_pass(floods: &mut [Program], pods: u32) {
     let rounds = 3 * places(pods).len() as u64;
     let before = sent(floods);
-    eventually("the floods go on", Duration::from_secs(60), || {
+    eventually("the floods go on", || {
         sent(floods).iter().zip(&before).all(|(now, before)| now - before > rounds).then_some(())
     });
 }
@@ -59,7 +58,7 @@ fn nothing_forbidden_reaches_a_pod_that_starts() {
     let starts = rounds("PODPLANE_STARTS", 20);
     let (lab, mut floods) = flooded("t-polstart", starts);
     // The flood is one: it reaches a pod that nothing protects.
-    eventually("the flood reaches an open pod", Duration::from_secs(30), || {
+    eventually("the flood reaches an open pod", || {
         (received(&lab, "default/open").transport > 100).then_some(())
     });
     let before = drops(&lab, 1, "policy-ingress");
@@ -112,7 +111,7 @@ fn restarts_keep_shut_what_is_shut() {
         "allow",
         &format!("{{podSelector: {{}}, ingress: [{{ports: [{{protocol: UDP, port: {PORT}}}]}}]}}"),
     ));
-    eventually("the flood is let in", Duration::from_secs(30), || {
+    eventually("the flood is let in", || {
         (received(&lab, "shut/a").transport > 100 && received(&lab, "shut/b").transport > 100).then_some(())
     });
 }
