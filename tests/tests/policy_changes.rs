@@ -101,9 +101,7 @@ fn changes_that_leave_a_stream_allowed_cost_it_nothing() {
             |line: String| line.split_once(' ').map(|(a, b)| (a.parse().expect("sent"), b.parse().expect("echoed")));
         streams.iter_mut().map(|s| pair(s.ask("")).expect("two numbers")).collect()
     };
-    eventually("all streams echo", || {
-        counts(&mut streams).iter().all(|(_, echoed)| *echoed > 50).then_some(())
-    });
+    eventually("all streams echo", || counts(&mut streams).iter().all(|(_, echoed)| *echoed > 50).then_some(()));
     let lost = |all: &[(u64, u64)]| all.iter().map(|(sent, echoed)| sent.saturating_sub(*echoed)).collect::<Vec<_>>();
     let before = lost(&counts(&mut streams));
     let one = policy("x", "one", "{podSelector: {matchLabels: {app: free}}, ingress: [{}]}");

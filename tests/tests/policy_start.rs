@@ -1,7 +1,6 @@
 //! Pods start under a default deny while others flood them: nothing that is forbidden ever reaches the inside of one, and
 //! neither does it while agents and dataplanes are killed.
 
-
 use podplane_tests::policy::{Program, drops, policy, received, server};
 use podplane_tests::services::{Client, idler};
 use podplane_tests::{Lab, eventually, rounds, succeed};
@@ -58,9 +57,7 @@ fn nothing_forbidden_reaches_a_pod_that_starts() {
     let starts = rounds("PODPLANE_STARTS", 20);
     let (lab, mut floods) = flooded("t-polstart", starts);
     // The flood is one: it reaches a pod that nothing protects.
-    eventually("the flood reaches an open pod", || {
-        (received(&lab, "default/open").transport > 100).then_some(())
-    });
+    eventually("the flood reaches an open pod", || (received(&lab, "default/open").transport > 100).then_some(()));
     let before = drops(&lab, 1, "policy-ingress");
     for n in 0..starts {
         let pod = format!("shut/p{n}");
