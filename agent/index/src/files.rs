@@ -20,6 +20,8 @@ pub struct Files {
 #[derive(Debug, Default)]
 struct File {
     objects: BTreeMap<ObjectKey, (u64, Object)>,
+    /// Whether `objects` are what it said once, if only nothing.
+    was_read: bool,
     error: Option<ParseError>,
 }
 
@@ -43,7 +45,7 @@ impl Files {
         let parsed = manifest::parse(text).and_then(|manifest| Ok((by_key(manifest.objects)?, manifest.ignored)));
         match parsed {
             Ok((objects, ignored)) => {
-                let events = self.replace(path, Some(File { objects, error: None }));
+                let events = self.replace(path, Some(File { objects, was_read: true, error: None }));
                 (events, ignored)
             }
             Err(error) => {
@@ -66,6 +68,12 @@ impl Files {
     /// The files that are known, for a rescan.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.files.keys().map(PathBuf::as_path)
+    }
+
+    /// Files that have an error and no good content of before, so that nobody knows what they are to say.
+    pub fn never_read(&self) -> impl Iterator<Item = &Path> {
+        let unread = self.files.iter().filter(|(_, file)| file.error.is_some() && !file.was_read);
+        unread.map(|(path, _)| path.as_path())
     }
 
     /// Where an object stands that is in use.

@@ -48,7 +48,8 @@ struct State {
 }
 
 impl Folder {
-    /// Reads and watches `dir`; `scanned` is called once, after everything in it has been applied to `desired`.
+    /// Reads and watches `dir`; `scanned` is called once, after everything in it has been applied to `desired`. A file
+    /// that cannot be read, and never could, may hold policies: until it is mended or removed, not everything is applied.
     pub fn start(dir: &Path, desired: Arc<Desired>, scanned: impl FnOnce() + Send + 'static) -> io::Result<Folder> {
         let shared = Arc::new(Shared { state: Mutex::default() });
         let thread = Watcher { shared: Arc::downgrade(&shared), dir: dir.to_owned(), desired };
@@ -125,9 +126,7 @@ impl Watcher {
         inotify.watches().add(&self.dir, mask)?;
         // Watched first, read then: what changes in between is read twice, not never.
         self.rescan()?;
-        if let Some(scanned) = scanned.take() {
-            scanned();
-        }
+        self.finish(scanned);
         let mut buffer = vec![0; 64 * 1024];
         loop {
             let ready = poll(&mut [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)], PollTimeout::from(TICK_MS));
@@ -148,6 +147,24 @@ impl Watcher {
             if work.gone {
                 return Err(ErrorKind::NotFound.into());
             }
+            self.finish(scanned);
+        }
+    }
+
+    /// Says that everything was read, once it was. What only this process never read is not what should not be: to tell
+    /// the dataplane so would open pods whose policies stand in a file with a mistake.
+    fn finish(&self, scanned: &mut Option<impl FnOnce()>) {
+        let Some(shared) = self.shared.upgrade().filter(|_| scanned.is_some()) else { return };
+        let unread = shared.lock().files.never_read().map(|path| path.display().to_string()).collect::<Vec<_>>();
+        if unread.is_empty() {
+            shared.lock().trouble = None;
+            scanned.take().into_iter().for_each(|scanned| scanned());
+        } else {
+            let files = unread.join(", ");
+            self.trouble(format!(
+                "the dataplane is told nothing before all files could be read once, for policies may stand in them: mend \
+                 or remove {files}"
+            ));
         }
     }
 

@@ -131,6 +131,35 @@ fn bad_files_and_bad_objects_are_named_with_their_line() {
 }
 
 #[test]
+fn nothing_counts_as_read_while_a_file_could_never_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "node.yaml", &manifest(2));
+    write(
+        dir.path(),
+        "policies.yaml",
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: deny\n",
+    );
+    let desired = Arc::new(Desired::new(index()));
+    let (sender, scanned) = mpsc::channel();
+    let folder = Folder::start(dir.path(), desired.clone(), move || sender.send(()).unwrap()).unwrap();
+    let start = Instant::now();
+    while !folder.trouble().is_some_and(|trouble| trouble.contains("policies.yaml")) {
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", folder.trouble());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(scanned.try_recv().is_err(), "policies may be missing");
+    let setup = Setup { dir, desired, folder };
+    setup.until(&["n2"]);
+    write(setup.dir.path(), "policies.yaml", &manifest(3));
+    scanned.recv_timeout(Duration::from_secs(5)).unwrap();
+    assert_eq!(setup.folder.trouble(), None);
+    // Whoever was read once keeps what it said, and holds up nobody.
+    write(setup.dir.path(), "node.yaml", "kind: {");
+    setup.until_refused(1);
+    assert_eq!(setup.folder.trouble(), None);
+}
+
+#[test]
 fn a_folder_that_goes_and_comes_back() {
     let setup = watched(|dir| write(dir, "a.yaml", &manifest(2)));
     let aside = setup.dir.path().with_extension("aside");
