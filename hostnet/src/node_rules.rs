@@ -3,6 +3,10 @@
 //! A process that talks to an address of its own node never leaves `lo`: the `local` table is asked first. So that rule
 //! moves behind ours, and ours send single ports of own addresses to a table whose default route is the host port. They
 //! hold for what the node itself sends (`iif lo`): what comes back from the host port is delivered as ever.
+//!
+//! Others keep what is forwarded from bearing an own IPv6 address: pods always let their node in, and the dataplane knows
+//! the node by the host port and its own addresses. The kernel drops such packets of IPv4 by itself (martian sources),
+//! but not of IPv6, where a container or a host behind another device could speak in the node's name.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -12,7 +16,7 @@ use crate::{
     Netlink, Result,
     node_routes::{GATEWAY_V4, HOST_GATEWAY_V6, ensure_gateway},
     routes::{PROTO_KERNEL, PROTO_PODPLANE, Route, TABLE_LOCAL},
-    rules::Rule,
+    rules::{Other, Rule},
     takeover::HOST_PORT,
 };
 
@@ -22,6 +26,12 @@ pub const TABLE: u32 = 100;
 pub const PREFERENCE: u32 = 90;
 /// Where the `local` rule goes: behind ours.
 pub const LOCAL_PREFERENCE: u32 = 100;
+/// What the node itself sends goes on behind the next rules from here.
+const SENT: u32 = 101;
+/// Where forwarded packets from own addresses end.
+const FORWARDED: u32 = 102;
+/// Where what the node sends goes on.
+const BEHIND: u32 = 103;
 
 /// Ports of an own address that the dataplane serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,6 +49,8 @@ pub struct Served {
 pub struct NodeRules {
     /// Each once.
     pub served: Vec<Served>,
+    /// The node's own IPv6 addresses, each once: nobody is forwarded under one.
+    pub own_v6: Vec<Ipv6Addr>,
     /// The source of the node's packets to these ports, IPv4. `None`: the kernel chooses.
     pub source_v4: Option<Ipv4Addr>,
     /// The same, IPv6.
@@ -72,8 +84,8 @@ pub fn ensure(netlink: &mut Netlink, wanted: &NodeRules) -> Result<Changed> {
         changed.set += move_local(netlink, &rules, v6, LOCAL_PREFERENCE)?;
     }
     let mut stale: Vec<Rule> = rules.into_iter().filter(is_ours).collect();
-    for served in &wanted.served {
-        let rule = rule_for(served);
+    // In this order: what the node sends must find its way around before anything is dropped.
+    for rule in wanted.served.iter().map(rule_for).chain(guard(&wanted.own_v6)) {
         match stale.iter().position(|present| *present == rule) {
             Some(at) => drop(stale.swap_remove(at)),
             None => {
@@ -82,6 +94,7 @@ pub fn ensure(netlink: &mut Netlink, wanted: &NodeRules) -> Result<Changed> {
             }
         }
     }
+    stale.sort_by_key(is_around);
     for rule in &stale {
         netlink.delete_rule(rule)?;
         changed.removed += 1;
@@ -92,7 +105,9 @@ pub fn ensure(netlink: &mut Netlink, wanted: &NodeRules) -> Result<Changed> {
 /// Removes all that [`ensure`] made, and puts the `local` rule back to the front.
 pub fn remove_all(netlink: &mut Netlink) -> Result<()> {
     let rules = netlink.rules()?;
-    for rule in rules.iter().filter(|rule| is_ours(rule)) {
+    let mut ours: Vec<&Rule> = rules.iter().filter(|rule| is_ours(rule)).collect();
+    ours.sort_by_key(|rule| is_around(rule));
+    for rule in ours {
         netlink.delete_rule(rule)?;
     }
     for v6 in [false, true] {
@@ -105,7 +120,27 @@ pub fn remove_all(netlink: &mut Netlink) -> Result<()> {
 }
 
 fn is_ours(rule: &Rule) -> bool {
-    rule.protocol == PROTO_PODPLANE && rule.table == Some(TABLE)
+    let guards = [SENT, FORWARDED, BEHIND].contains(&rule.preference) && rule.table.is_none();
+    rule.protocol == PROTO_PODPLANE && (rule.table == Some(TABLE) || guards)
+}
+
+/// Whether a rule leads what the node sends around those that drop: such are the last to go.
+fn is_around(rule: &Rule) -> bool {
+    rule.table.is_none() && rule.preference != FORWARDED
+}
+
+/// Drops what bears an own address and was not sent by the node itself. (A rule can be inverted as a whole only, so
+/// what the node sends is led around.)
+fn guard(own: &[Ipv6Addr]) -> impl Iterator<Item = Rule> {
+    let around = [
+        Rule::other(true, BEHIND, Other::Nop),
+        Rule { iif: Some("lo".into()), ..Rule::other(true, SENT, Other::Goto(BEHIND)) },
+    ];
+    let drop = |address: &Ipv6Addr| Rule {
+        src: Some(IpAddr::from(*address).into()),
+        ..Rule::other(true, FORWARDED, Other::Blackhole)
+    };
+    around.into_iter().filter(|_| !own.is_empty()).chain(own.iter().map(drop))
 }
 
 fn rule_for(served: &Served) -> Rule {

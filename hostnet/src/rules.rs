@@ -17,7 +17,20 @@ use crate::{
     routes::PROTO_PODPLANE,
 };
 
-/// A rule that looks a table up.
+/// What a rule does that looks no table up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Other {
+    /// Goes on with the rule of this preference, which lies behind.
+    Goto(u32),
+    /// Nothing: others go on with it.
+    Nop,
+    /// Drops the packet.
+    Blackhole,
+    /// Something that is not made here.
+    Unknown,
+}
+
+/// A rule, most often one that looks a table up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// IPv6 or IPv4, where neither `src` nor `dst` says it.
@@ -40,8 +53,10 @@ pub struct Rule {
     pub sports: Option<(u16, u16)>,
     /// Firewall mark and mask.
     pub mark: Option<(u32, u32)>,
-    /// Table that is looked up; `None`: the rule does something else (goto, blackhole, ...).
+    /// Table that is looked up; `None`: the rule does what `other` says.
     pub table: Option<u32>,
+    /// What it does where it looks no table up.
+    pub other: Option<Other>,
     /// Who made it (`RTPROT_*`).
     pub protocol: u8,
 }
@@ -61,8 +76,14 @@ impl Rule {
             sports: None,
             mark: None,
             table: Some(table),
+            other: None,
             protocol: PROTO_PODPLANE,
         }
+    }
+
+    /// A rule of Podplane's that looks no table up.
+    pub fn other(v6: bool, preference: u32, other: Other) -> Self {
+        Rule { table: None, other: Some(other), ..Rule::new(v6, preference, 0) }
     }
 
     fn message(&self) -> RuleMessage {
@@ -70,13 +91,21 @@ impl Rule {
         let net = self.dst.or(self.src);
         let of_flag = if self.v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
         message.header.family = net.map_or(of_flag, |n| family(n.addr()));
-        message.header.action = RuleAction::ToTable;
+        message.header.action = match self.other {
+            None | Some(Other::Unknown) => RuleAction::ToTable,
+            Some(Other::Goto(_)) => RuleAction::Goto,
+            Some(Other::Nop) => RuleAction::Nop,
+            Some(Other::Blackhole) => RuleAction::Blackhole,
+        };
         message.header.dst_len = self.dst.map_or(0, |n| n.prefix_len());
         message.header.src_len = self.src.map_or(0, |n| n.prefix_len());
         let attributes = &mut message.attributes;
         attributes.push(RuleAttribute::Priority(self.preference));
         attributes.push(RuleAttribute::Protocol(RouteProtocol::from(self.protocol)));
         attributes.extend(self.table.map(RuleAttribute::Table));
+        if let Some(Other::Goto(preference)) = self.other {
+            attributes.push(RuleAttribute::Goto(preference));
+        }
         attributes.extend(self.dst.map(|n| RuleAttribute::Destination(n.addr())));
         attributes.extend(self.src.map(|n| RuleAttribute::Source(n.addr())));
         attributes.extend(self.iif.clone().map(RuleAttribute::Iifname));
@@ -125,7 +154,7 @@ fn rule_of(message: RuleMessage) -> Rule {
     let header = message.header;
     let mut rule = Rule::new(header.family == AddressFamily::Inet6, 0, u32::from(header.table));
     rule.protocol = 0;
-    let (mut mark, mut mask) = (None, None);
+    let (mut mark, mut mask, mut goto) = (None, None, None);
     let net = |address: IpAddr, length: u8| IpNet::new(address, length).ok();
     for attribute in message.attributes {
         match attribute {
@@ -139,6 +168,7 @@ fn rule_of(message: RuleMessage) -> Rule {
             RuleAttribute::IpProtocol(p) => rule.ip_proto = Some(p.into()),
             RuleAttribute::DestinationPortRange(r) => rule.dports = Some((r.start, r.end)),
             RuleAttribute::SourcePortRange(r) => rule.sports = Some((r.start, r.end)),
+            RuleAttribute::Goto(preference) => goto = Some(preference),
             RuleAttribute::FwMark(v) => mark = Some(v),
             RuleAttribute::FwMask(v) => mask = Some(v),
             _ => {}
@@ -147,6 +177,12 @@ fn rule_of(message: RuleMessage) -> Rule {
     rule.mark = mark.map(|m| (m, mask.unwrap_or(u32::MAX)));
     if header.action != RuleAction::ToTable {
         rule.table = None;
+        rule.other = Some(match (header.action, goto) {
+            (RuleAction::Goto, Some(preference)) => Other::Goto(preference),
+            (RuleAction::Nop, _) => Other::Nop,
+            (RuleAction::Blackhole, _) => Other::Blackhole,
+            _ => Other::Unknown,
+        });
     }
     rule
 }

@@ -361,6 +361,7 @@ fn node_rules_lead_own_addresses_to_the_host_port_and_go_again() {
         source_v4: Some("192.0.2.10".parse().unwrap()),
         source_v6: Some("2001:db8::10".parse().unwrap()),
         mtu: Some(1450),
+        ..NodeRules::default()
     };
     let changed = node_rules::ensure(&mut space.netlink, &wanted).unwrap();
     // Of each family a neighbour, a default route, and the local rule made there and removed here; five rules.
@@ -402,6 +403,48 @@ fn node_rules_lead_own_addresses_to_the_host_port_and_go_again() {
     space.sh("ip rule del pref 95");
     assert_eq!(space.sh("ip rule; ip -6 rule"), before);
     assert_eq!(space.sh("ip route show table 100; ip -6 route show table 100"), "");
+    space.run(|| takeover::restore(state.path())).unwrap();
+}
+
+#[test]
+fn nobody_is_forwarded_under_an_own_ipv6_address() {
+    let mut space = Space::new("guard");
+    let state = tempfile::tempdir().unwrap();
+    let before = space.sh("ip rule; ip -6 rule");
+    let spec = HostPortSpec {
+        mac: Mac([2, 0, 0, 0, 0, 9]),
+        mtu: 1500,
+        addresses: vec!["2001:db8::10/64".parse().unwrap()],
+        routes: Vec::new(),
+    };
+    space.run(|| takeover::create_host_port(&spec, state.path())).unwrap();
+    space.sh("echo 1 > /proc/sys/net/ipv6/conf/all/forwarding");
+    space.sh("ip link add c0 type veth peer name c1; ip link set c0 up; ip link set c1 up");
+    space.sh("ip addr add 2001:db8:c::1/64 dev c0 nodad; ip -6 route add 2001:db8:44::/64 dev podplane0");
+    let own = |all: &[&str]| all.iter().map(|a| a.parse().unwrap()).collect();
+    let mut wanted = NodeRules { own_v6: own(&["2001:db8::10", "2001:db8:c::1"]), ..NodeRules::default() };
+    let passes = |space: &Space, what: &str| {
+        let way = space.sh(&format!("ip -6 route get 2001:db8:44::5 {what} 2>&1 || true"));
+        way.contains("dev podplane0") && !way.contains("blackhole")
+    };
+    assert!(passes(&space, "from 2001:db8::10 iif c0"), "the kernel takes it for nothing strange");
+    // Of each family the local rule made there and removed here.
+    let changed = node_rules::ensure(&mut space.netlink, &wanted).unwrap();
+    assert_eq!((changed.set, changed.removed), (2 * 2 + 4, 0), "{}", space.sh("ip -6 rule"));
+    assert_eq!(node_rules::ensure(&mut space.netlink, &wanted).unwrap(), node_rules::Changed::default());
+    assert!(!passes(&space, "from 2001:db8::10 iif c0") && !passes(&space, "from 2001:db8:c::1 iif c0"));
+    assert!(passes(&space, "from 2001:db8:c::2 iif c0"), "others are forwarded");
+    assert!(passes(&space, "from 2001:db8::10") && passes(&space, ""), "the node itself sends");
+    let inward = space.sh("ip -6 route get 2001:db8::10 from 2001:db8:c::1 iif podplane0");
+    assert!(inward.contains("local 2001:db8::10"), "what the host port brings is delivered: {inward}");
+    wanted.own_v6.pop();
+    let changed = node_rules::ensure(&mut space.netlink, &wanted).unwrap();
+    assert_eq!((changed.set, changed.removed), (0, 1));
+    assert!(passes(&space, "from 2001:db8:c::1 iif c0") && !passes(&space, "from 2001:db8::10 iif c0"));
+    wanted.own_v6.clear();
+    assert_eq!(node_rules::ensure(&mut space.netlink, &wanted).unwrap().removed, 3);
+    node_rules::remove_all(&mut space.netlink).unwrap();
+    assert_eq!(space.sh("ip rule; ip -6 rule"), before);
     space.run(|| takeover::restore(state.path())).unwrap();
 }
 

@@ -1,7 +1,7 @@
 //! What the node's own traffic needs of the kernel: routes, rules, sysctls, reserved ports.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 
 use ipnet::IpNet;
@@ -77,12 +77,19 @@ impl Wanted {
         routes.prefixes.retain(|net| if net.addr().is_ipv4() { v4 } else { v6 });
         let rules = NodeRules {
             served: served.into_iter().filter(|s| if s.address.is_ipv4() { v4 } else { v6 }).collect(),
+            own_v6: held.iter().filter_map(own_v6).collect(),
             source_v4: routes.source_v4,
             source_v6: routes.source_v6,
             mtu: routes.mtu,
         };
         (routes, rules)
     }
+}
+
+/// An address that a packet could be forwarded under.
+fn own_v6(address: &IpAddr) -> Option<Ipv6Addr> {
+    let IpAddr::V6(address) = address else { return None };
+    Some(*address).filter(|a| !a.is_loopback() && !a.is_unicast_link_local())
 }
 
 /// Makes it so. `Ok(Some)`: it is so, but something on the node stands against it. The host port missing is an error
