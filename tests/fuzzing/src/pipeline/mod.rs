@@ -179,10 +179,12 @@ impl World {
         }
     }
 
-    /// What leaves the cluster does not carry a pod's address: it is the node's own, or was given the node's.
+    /// What leaves the cluster does not carry a pod's address: it is the node's own, or was given the node's. But what
+    /// answers a client outside who asked the pod itself does.
     fn left(&self, node: usize, spoke: u8, buf: &VecBuf) {
         let hosts = [1 << End::Host0 as u8, 1 << End::Host1 as u8][node];
-        if spoke & hosts != 0 {
+        let strangers = 1 << End::Stranger as u8;
+        if spoke & (hosts | strangers) != 0 {
             return;
         }
         let parsed = parse(buf.head(), buf.len()).unwrap_or_else(|e| panic!("{e} in what left: {:02x?}", buf.bytes()));
