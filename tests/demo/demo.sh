@@ -63,17 +63,17 @@ replicas() { # who answers URL: NAMES expected, and whom they saw
   awk '{print $2 ": " $1 " answers, saw " $3}' <<<"$said" | paste -sd ';'
   [ "$(awk '{print $2}' <<<"$said" | sort -u | paste -sd ' ')" = "$names" ] && [ "$(awk '{print $3}' <<<"$said" | sort -u)" = "$seen" ]; }
 refused() { # at once, not after a time-out
-  [ "$(python3 "$PROGRAMS/client.py" tcp "$1" "$2")" = refused ] && echo 'connection refused'; }
+  [ "$(python3 "$PROGRAMS/client.py" tcp "$1" "$2" 5)" = refused ] && echo 'connection refused'; }
 drain() { # a backend goes while requests run
-  podplane lab exec --name $lab demo/near -- python3 "$PROGRAMS/client.py" load "$1" 80 5 >"$2" &
+  sleep 5 | podplane lab exec --name $lab demo/near -- python3 "$PROGRAMS/client.py" load "$1" 80 >"$2" & # until its input ends
   sleep 1
   podplane lab pod terminate --name $lab demo/replica-1 && sleep 1 && podplane lab pod delete --name $lab demo/replica-1
   wait $! && tail -n 1 "$2" && grep -q 'bad 0' "$2"; }
 policy() { podplane lab "$1" --name $lab -f "$here/policies/$2" && sleep 1; } # in force within a second
 silent() { # no answer at all: neither a page nor a refusal
   curl -sS --max-time 2 -o /dev/null "http://$1:8080/"; [ $? = 28 ] && echo 'no answer'; }
-explained() { # it does not go on, and a rule of a policy says so
-  podplane --run-dir "$run" explain "$@" | grep -E '^(in|e)gress .* denied by '; }
+explained() { # it does not go on, which is explain's exit status, and a rule of a policy says so
+  local said; said=$(podplane --run-dir "$run" explain "$@") && return 1; grep -E '^(in|e)gress .* denied by ' <<<"$said"; }
 export PROGRAMS
 PROGRAMS=$(cd "$here/../src/programs" && pwd)
 export -f silent replicas refused drain ping_ok fetch iperf too_big raise_mtu
