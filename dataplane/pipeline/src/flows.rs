@@ -14,7 +14,7 @@ use podplane_tables::wheel::Wheel;
 
 use crate::drop::DropReason;
 use crate::env::{BURST, Millis};
-use crate::halves::{self, Body, MOVED, Msg};
+use crate::halves::{self, BARRED, Body, MOVED, Msg};
 use crate::timeouts::TIMEOUTS;
 use crate::world::{AnyKey, zone};
 
@@ -298,7 +298,7 @@ where
             Err(InsertError::Exists(slot)) => slot,
         };
         let Some(entry) = self.table.get(slot) else { return Err(DropReason::FlowCollision) };
-        let denied = matches!(entry.action(), Action::Drop(_));
+        let denied = matches!(entry.action(), Action::Drop(_)) || entry.flags().has(BARRED);
         if moved && !denied && enters_elsewhere(entry, half) {
             let ousted = entry.peer();
             self.table.replace(slot, half, quota).map_err(|_| DropReason::FlowQuota)?;

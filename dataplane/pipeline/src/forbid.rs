@@ -3,7 +3,8 @@
 //! The initiator's half becomes a cached drop, as if its packet had been the flow's first. The replies' half becomes one
 //! too, a **barred** one: a server's next packet would otherwise be judged as the first of a flow that the server opens,
 //! which may well be allowed, and the connection would go on the other way round. Barred TCP stays so until an hour
-//! after its last packet, until somebody opens a connection with a SYN, or until policy allows the former one again.
+//! after its last packet, or until somebody opens a connection with a SYN. Where policy allows the former one again, the
+//! server's packets go on as answers, until the client's next packet makes the flow anew, the way round that it was.
 //! Other protocols have no sign of a beginning: there the bar lasts as long as any cached drop, and then a packet of the
 //! server's counts as its own.
 //!

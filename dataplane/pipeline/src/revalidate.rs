@@ -33,8 +33,16 @@ pub(crate) enum Judged<A: Addr> {
 /// Judges a half anew.
 pub(crate) fn judge<A: Addr>(snap: &Snapshot, mut half: Half<A>) -> Judged<A> {
     if half.flags.has(BARRED) {
-        let Err(denial) = judge_again(snap, &Connection::of(&half)) else { return Judged::Anew };
-        half.verdict.action = Action::Drop(denial.direction.reason() as u8);
+        match judge_again(snap, &Connection::of(&half)) {
+            Err(denial) => half.verdict.action = Action::Drop(denial.direction.reason() as u8),
+            // Its packets answer again. It stays what it is, so that they never open a flow of the server's own, which a
+            // later rule about the client would not end; the client's next packet puts the replies' half in its place.
+            Ok(()) if half.key.proto == TCP => {
+                half.verdict.action = way(snap, &half);
+                half.vtep = vtep(snap, &half);
+            }
+            Ok(()) => return Judged::Anew,
+        }
         half.generation = snap.generation();
         return Judged::Holds(half);
     }

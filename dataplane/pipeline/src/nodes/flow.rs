@@ -103,7 +103,9 @@ where
         entry.restamp(w.snap.generation());
     }
     let moved = ctx.via.vtep.is_some() && entry.vtep() != ctx.via.vtep;
-    let again = own && entry.rewrite().is_some() && is_opening(ctx.l4.tcp_flags) && is_closed(entry.flags());
+    let flags = entry.flags();
+    let again =
+        own && is_opening(ctx.l4.tcp_flags) && (entry.rewrite().is_some() && is_closed(flags) || flags.has(BARRED));
     if validity == Validity::Revalidate || moved || again || matches!(entry.action(), Action::Drop(_)) {
         ctx.slot = Some(slot);
         let stale = validity == Validity::Revalidate;

@@ -77,6 +77,36 @@ fn an_ended_connection_stays_ended_while_its_server_goes_on_and_an_hour_longer()
     }
 }
 
+/// Whoever is heard first once a connection is allowed again: it is the client's still, so a rule about the client ends
+/// it again.
+#[test]
+fn a_connection_that_is_allowed_again_goes_the_way_round_that_it_went() {
+    for workers in [1, 2] {
+        for client_first in [false, true] {
+            let (mut sim, client, server) = pods(SimConfig { workers, ..SimConfig::default() });
+            assert!(passes(&mut sim, client, server, tcp(40_000, 80, SYN)));
+            assert!(passes(&mut sim, server, client, tcp(80, 40_000, SYN | ACK)));
+            for _ in 0..3 {
+                open(&mut sim, server, Some(443));
+                assert!(!passes(&mut sim, client, server, tcp(40_000, 80, ACK)));
+                assert!(!passes(&mut sim, server, client, tcp(80, 40_000, ACK)));
+                give(&mut sim, server, PortPolicy::default());
+                if client_first {
+                    assert!(passes(&mut sim, client, server, tcp(40_000, 80, ACK)));
+                }
+                assert!(passes(&mut sim, server, client, tcp(80, 40_000, ACK)));
+                open(&mut sim, server, Some(443));
+                assert!(!passes(&mut sim, server, client, tcp(80, 40_000, ACK)));
+                give(&mut sim, server, PortPolicy::default());
+                for _ in 0..2 {
+                    assert!(passes(&mut sim, server, client, tcp(80, 40_000, ACK)));
+                    assert!(passes(&mut sim, client, server, tcp(40_000, 80, ACK)));
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn the_servers_packet_ends_both_halves() {
     for workers in [1, 2] {

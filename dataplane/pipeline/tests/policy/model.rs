@@ -171,6 +171,10 @@ impl World {
             let holds = if p.proto == 0 { !p.syn } else { now - since < BRIEF };
             if holds {
                 self.judge(node, back)?;
+                if p.proto == 0 {
+                    // An answer still, whoever is heard first.
+                    return Ok(());
+                }
             }
             self.memory[node].barred.remove(&key);
         }
