@@ -19,6 +19,15 @@ impl Random {
     }
 }
 
+/// Waits until the kernel has taken a removed namespace's devices down.
+fn gone(node: &Node) {
+    let start = Instant::now();
+    while node.space.sh("ip -o link").contains("pp0") {
+        assert!(start.elapsed() < Duration::from_secs(60), "the device outlives its peer's namespace");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 #[test]
 fn killed_anywhere_then_deleted() {
     let mut node = Node::new();
@@ -61,8 +70,16 @@ fn killed_anywhere_then_deleted() {
         let _ = child.kill();
         let _ = child.wait();
         node.good("DEL", &id, &netns, &config);
+        if netns.is_empty() && node.space.sh("ip -o link").contains("pp0") {
+            // Killed before it was marked, and then the DEL after the agent had forgotten the lease: nobody knows whose
+            // it is, and it goes with the pod's namespace, which a runtime has removed when it names none.
+            drop(pod);
+            gone(&node);
+            node.good("DEL", &id, &netns, &config);
+        } else {
+            assert!(!pod.sh("ip -o link").contains("eth0"), "round {round}");
+        }
         node.assert_clean(&format!("round {round}"));
-        assert!(!pod.sh("ip -o link").contains("eth0"), "round {round}");
         if node.agent.is_none() {
             assert!(node.notes() > 0);
             node.start_agent();
