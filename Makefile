@@ -43,7 +43,7 @@ loom: deps
 
 test: lint loom
 	$(CARGO) build --workspace --bins
-	$(CARGO) test --workspace
+	$(CARGO) test --workspace --no-fail-fast
 
 demo: build
 	@KEEP='$(KEEP)' MEMORY='$(LAB_MEMORY)' tests/demo/demo.sh target/release
