@@ -8,26 +8,38 @@ PACKAGES := build-essential pkg-config libdpdk-dev libclang-dev git \
             iproute2 nftables procps util-linux \
             iputils-ping iperf3 curl tcpdump ethtool python3
 
-.PHONY: help deps build test lint loom demo bench fuzz clean
+.PHONY: help deps deps-cluster build test test-cluster lint loom demo bench fuzz clean
 
 help:
 	@echo 'make demo    build, bring up two nodes with pods, show that they talk, take all down (KEEP=1: leave it up)'
 	@echo 'make test    formatting, lints, every test; the integration tests use network namespaces and need root'
+	@echo 'make test-cluster   upstream tests on a real Kubernetes 1.36, built from source on the first run (SUITES=all: all of them)'
 	@echo 'make build   release binaries in target/release/'
 	@echo 'make bench   measurements, each with its peer in the same run'
 	@echo 'make deps    install what is missing and nothing else'
 	@echo 'make fuzz    run the fuzz targets for SECONDS=60 or RUNS=N each (needs a nightly toolchain and cargo-fuzz)'
 
+# What the test cluster needs beside: to run containers, and tools that go into its images. Go is checked by its build.
+CLUSTER_PACKAGES := runc iptables conntrack openssl busybox-static dash wget bind9-dnsutils bind9-host netcat-openbsd
+
+# install PACKAGES
+define install
+@missing=; for p in $(1); do \
+  dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+if [ -n "$$missing" ]; then \
+  if [ "$$(id -u)" != 0 ]; then echo "Missing packages; as root: apt-get install$$missing" >&2; exit 1; fi; \
+  echo "Installing:$$missing"; \
+  apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing >/dev/null; fi
+endef
+
 deps:
 	@if [ -z '$(CARGO)' ]; then \
 	  echo 'There is no Rust toolchain: install rustup (https://rustup.rs, or Debian: apt-get install rustup) and run this again.' >&2; \
 	  exit 1; fi
-	@missing=; for p in $(PACKAGES); do \
-	  dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
-	if [ -n "$$missing" ]; then \
-	  if [ "$$(id -u)" != 0 ]; then echo "Missing packages; as root: apt-get install$$missing" >&2; exit 1; fi; \
-	  echo "Installing:$$missing"; \
-	  apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing >/dev/null; fi
+	$(call install,$(PACKAGES))
+
+deps-cluster: deps
+	$(call install,$(CLUSTER_PACKAGES))
 
 build: deps
 	$(CARGO) build --release --workspace --bins
@@ -44,6 +56,14 @@ loom: deps
 test: lint loom
 	$(CARGO) build --workspace --bins
 	$(CARGO) test --workspace --no-fail-fast
+
+# Upstream's tests on a real Kubernetes: SUITES=all for the whole list of docs/conformance.md, or one as SUITES=A,D.
+# Kubernetes is built on the first run (some 9 minutes on two cores) and kept outside of the tree.
+SUITES ?= ci
+test-cluster: deps-cluster
+	tests/cluster/build $(if $(filter ci,$(SUITES)),,all)
+	$(CARGO) build --workspace --bins
+	LAB_BIN=$${LAB_BIN:-$(CURDIR)/target/debug} tests/cluster/suites/run $(SUITES)
 
 demo: build
 	@KEEP='$(KEEP)' MEMORY='$(LAB_MEMORY)' tests/demo/demo.sh target/release
