@@ -1,10 +1,44 @@
-//! Flags that say how Services are served.
+//! Flags that say where objects come from and how Services are served.
+
+use std::path::PathBuf;
 
 use anyhow::ensure;
 use clap::Args;
 use ipnet::IpNet;
 use podplane_config::valid::MIN_MASQUERADE_PORTS;
 use podplane_index::{NodePortAddresses, Settings};
+
+use crate::cluster::{ClusterOptions, SERVICE_ACCOUNT};
+use crate::source::SourceOptions;
+
+/// Where objects come from: a folder, or an API server.
+#[derive(Args, Clone, Debug)]
+pub struct SourceFlags {
+    /// Folder of manifests, as an API server returns them; it is watched and never written.
+    #[arg(long, value_name = "DIR", default_value = "/etc/podplane/objects", conflicts_with_all = ["api_server", "kubeconfig"])]
+    source: PathBuf,
+    /// Instead of a folder: the address that the cluster's API server itself listens at, or of the load balancer before
+    /// it; not the ClusterIP of the Service "kubernetes".
+    #[arg(long, value_name = "URL", env = "PODPLANE_API_SERVER")]
+    api_server: Option<String>,
+    /// Folder of the agent's credentials at the API server: token (read again as it rotates) and ca.crt.
+    #[arg(long, value_name = "DIR", default_value = SERVICE_ACCOUNT)]
+    credentials: PathBuf,
+    /// Instead of --credentials, and of --api-server where it states the address: a kubeconfig.
+    #[arg(long, value_name = "FILE", conflicts_with = "credentials")]
+    kubeconfig: Option<PathBuf>,
+}
+
+impl SourceFlags {
+    /// Where objects are to come from.
+    pub fn options(self) -> SourceOptions {
+        let SourceFlags { source, api_server, credentials, kubeconfig } = self;
+        match api_server.is_some() || kubeconfig.is_some() {
+            true => SourceOptions::Cluster(ClusterOptions { api_server, credentials, kubeconfig }),
+            false => SourceOptions::Folder(source),
+        }
+    }
+}
 
 /// How Services are served: to be the same on all nodes.
 #[derive(Args, Clone, Debug)]
@@ -89,6 +123,38 @@ mod tests {
         let flags = Flags::try_parse_from(std::iter::once("x").chain(flags.split_whitespace()));
         let flags = flags.map_err(|e| e.to_string())?.flags;
         flags.apply(Settings::new("n", Family::Ipv4, 1)).map_err(|e| e.to_string())
+    }
+
+    #[derive(Parser)]
+    struct Source {
+        #[command(flatten)]
+        flags: SourceFlags,
+    }
+
+    #[test]
+    fn objects_come_from_a_folder_or_from_an_api_server() {
+        let source = |flags: &str| {
+            let flags = Source::try_parse_from(std::iter::once("x").chain(flags.split_whitespace()));
+            flags.map(|it| it.flags.options()).map_err(|e| e.to_string())
+        };
+        assert_eq!(source("").unwrap(), SourceOptions::Folder("/etc/podplane/objects".into()));
+        assert_eq!(source("--source /a").unwrap(), SourceOptions::Folder("/a".into()));
+        let cluster = |api_server: Option<&str>, credentials: &str, kubeconfig: Option<&str>| {
+            SourceOptions::Cluster(ClusterOptions {
+                api_server: api_server.map(str::to_owned),
+                credentials: credentials.into(),
+                kubeconfig: kubeconfig.map(PathBuf::from),
+            })
+        };
+        assert_eq!(source("--api-server https://a").unwrap(), cluster(Some("https://a"), SERVICE_ACCOUNT, None));
+        let own = source("--api-server https://a --credentials /c").unwrap();
+        assert_eq!(own, cluster(Some("https://a"), "/c", None));
+        assert_eq!(source("--kubeconfig /k").unwrap(), cluster(None, SERVICE_ACCOUNT, Some("/k")));
+        for both in
+            ["--source /a --api-server https://a", "--source /a --kubeconfig /k", "--kubeconfig /k --credentials /c"]
+        {
+            assert!(source(both).unwrap_err().contains("cannot be used with"), "{both}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use podplane_agent::flags::ServiceFlags;
+use podplane_agent::flags::{ServiceFlags, SourceFlags};
 use podplane_agent::host::Kernel;
 use podplane_agent::run::{Options, agent};
 use podplane_agent::{duties, publish};
@@ -46,9 +46,8 @@ struct Run {
     /// Name of this node's Node object; the host's name by default.
     #[arg(long, env = "NODE_NAME")]
     node: Option<String>,
-    /// Folder of manifests, as an API server returns them; it is watched and never written.
-    #[arg(long, default_value = "/etc/podplane/objects")]
-    source: PathBuf,
+    #[command(flatten)]
+    source: SourceFlags,
     /// Directory of sockets.
     #[arg(long, default_value = "/run/podplane")]
     run_dir: PathBuf,
@@ -105,10 +104,11 @@ fn run(args: Run) -> anyhow::Result<()> {
             name.context("cannot read the host's name; name the node with --node")?.trim().to_owned()
         }
     };
-    tracing::info!(node, source = %args.source.display(), version = podplane_version::line(), "podplane-agent");
+    let source = args.source.options();
+    tracing::info!(node, ?source, version = podplane_version::line(), "podplane-agent");
     let options = Options {
         settings: args.services.apply(Settings::new(node, args.underlay, args.vni))?,
-        source: args.source,
+        source,
         run_dir: args.run_dir,
         state_dir: args.state_dir,
         cool_down: Duration::from_secs(args.cool_down),
@@ -145,7 +145,10 @@ fn say(state: NotifyState<'_>) {
 }
 
 fn start_log(args: &Run) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&args.log).with_context(|| format!("--log {:?} is no filter", args.log))?;
+    // The client's library logs what we say ourselves, at each attempt; whoever names it gets it.
+    let said =
+        if args.log.contains("kube_client") { args.log.clone() } else { format!("{},kube_client=off", args.log) };
+    let filter = EnvFilter::try_new(said).with_context(|| format!("--log {:?} is no filter", args.log))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match args.log_format {
         LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),

@@ -1,22 +1,25 @@
 //! Puts the parts together.
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use podplane_index::{Index, Settings};
 use tokio::sync::oneshot;
 
 use crate::attachments::Attachments;
+use crate::cluster::Cluster;
 use crate::desired::Desired;
 use crate::duties::{Duties, Placed};
 use crate::health::Health;
 use crate::host::HostLinks;
 use crate::ipam::Store;
 use crate::server::{self, Service};
+use crate::source::cluster::Watches;
 use crate::source::folder::Folder;
+use crate::source::{Source, SourceOptions};
 use crate::status::{Status, Trouble};
 use crate::{pending, publish};
 
@@ -25,8 +28,8 @@ use crate::{pending, publish};
 pub struct Options {
     /// Name, underlay and VNI.
     pub settings: Settings,
-    /// The folder of manifests.
-    pub source: PathBuf,
+    /// Where objects come from.
+    pub source: SourceOptions,
     /// Sockets.
     pub run_dir: PathBuf,
     /// What outlives the process.
@@ -49,14 +52,13 @@ pub async fn agent(
             format!("cannot make the folder {} (name another with --run-dir or --state-dir)", dir.display())
         })?;
     }
-    // Later it may go and come back: what it said stays in force. One that never was is a mistake.
-    let source = std::fs::read_dir(&options.source).map(drop);
-    source.with_context(|| {
-        format!(
-            "cannot read the folder of objects {} (make it, or name another with --source)",
-            options.source.display()
-        )
-    })?;
+    let cluster = match &options.source {
+        SourceOptions::Folder(folder) => {
+            look_into(folder)?;
+            None
+        }
+        SourceOptions::Cluster(cluster) => Some(Cluster::prepare(cluster, &options.settings.node).await?),
+    };
     let store = Arc::new(Store::open(&options.state_dir.join("ipam.redb"), options.cool_down)?);
     let listener = server::listen(&options.run_dir).context("cannot listen for the CNI plugin")?;
     let desired = Arc::new(Desired::new(Index::new(options.settings.clone())));
@@ -64,11 +66,20 @@ pub async fn agent(
     let attachments = Arc::new(Attachments::new(store.clone(), desired.clone(), observer.clone(), host));
 
     let (scanned, first_scan) = oneshot::channel();
-    let folder = Folder::start(&options.source, desired.clone(), move || {
+    let scanned = move || {
         // The receiver is gone when the agent ends meanwhile.
         let _ = scanned.send(());
-    })
-    .with_context(|| format!("cannot watch {}", options.source.display()))?;
+    };
+    let source = match (&options.source, &cluster) {
+        (_, Some(cluster)) => {
+            let watches = Watches::start(cluster.clone(), desired.clone(), scanned);
+            Source::Cluster(watches.context("cannot watch the API server")?)
+        }
+        (SourceOptions::Folder(folder), None) => Folder::start(folder, desired.clone(), scanned)
+            .map(Source::Folder)
+            .with_context(|| format!("cannot watch {}", folder.display()))?,
+        (SourceOptions::Cluster(_), None) => bail!("no connection to the API server was prepared"),
+    };
     let duties = Trouble::default();
     let placed = if options.duties { Placed::default() } else { Placed::unattended() };
     if options.duties {
@@ -89,8 +100,23 @@ pub async fn agent(
         }
     });
 
+    if let Some(cluster) = cluster {
+        tokio::spawn(async move {
+            match cluster.check().await {
+                Ok(version) => tracing::info!(url = cluster.url, version, "connected to the API server"),
+                Err(reason) => tracing::error!("{reason}"),
+            }
+        });
+    }
     let node = options.settings.node.clone();
-    let status = Arc::new(Status { node, desired, observer, folder, store, duties, health, placed });
+    let status = Arc::new(Status { node, desired, observer, source, store, duties, health, placed });
     started();
     server::run(listener, Service { attachments, status }, stop).await.context("the server failed")
+}
+
+/// Later a folder may go and come back: what it said stays in force. One that never was is a mistake.
+fn look_into(folder: &Path) -> anyhow::Result<()> {
+    std::fs::read_dir(folder).map(drop).with_context(|| {
+        format!("cannot read the folder of objects {} (make it, or name another with --source)", folder.display())
+    })
 }

@@ -10,7 +10,7 @@ use crate::desired::Desired;
 use crate::duties::Placed;
 use crate::ipam::Store;
 use crate::publish::Observer;
-use crate::source::folder::Folder;
+use crate::source::Source;
 
 /// Collects the agent's state from its parts.
 pub struct Status {
@@ -21,7 +21,7 @@ pub struct Status {
     /// The dataplane.
     pub observer: Observer,
     /// The source of objects.
-    pub folder: Folder,
+    pub source: Source,
     /// The leases.
     pub store: Arc<Store>,
     /// What the duties on the node's network could not do.
@@ -59,7 +59,7 @@ impl Status {
         let obstacle = attachments.obstacle().or_else(|| self.desired.read(|index| self.placed.obstacle(index)));
         let (connected, sent, applied) = self.observer.look(|p| (p.connected, p.sent, p.applied));
         let mut conditions: Vec<String> = obstacle.iter().cloned().collect();
-        conditions.extend(self.folder.trouble());
+        conditions.extend(self.source.troubles());
         conditions.extend(self.duties.get());
         conditions.extend(self.health.get());
         conditions.extend(self.troubles());
@@ -73,7 +73,7 @@ impl Status {
             conditions,
             dataplane_connected: connected,
             generation: Generations { sent, applied },
-            refused: self.folder.refused(&self.desired),
+            refused: self.source.refused(&self.desired),
             addresses: usage.map_err(|e| refuse(500, e.to_string()))??,
             attachments: live,
         })

@@ -199,11 +199,31 @@ impl Index {
     }
 
     /// Forgets a pod, if it is the one with this UID: a delete that comes late must not take away the pod that has the
-    /// name by now.
+    /// name by now. One whose object never made sense has no UID and is forgotten.
     pub fn delete_pod(&mut self, key: &ObjectKey, uid: &str) {
-        if self.policy.pod_uid(key) == Some(uid) {
+        if self.policy.pod_uid(key).is_none_or(|known| known == uid) {
             self.delete(key);
         }
+    }
+
+    /// The objects of a kind that were applied and not deleted, those that were refused among them: for a source that
+    /// has listed all there are and has to forget the others.
+    pub fn keys(&self, kind: Kind) -> BTreeSet<ObjectKey> {
+        let of = |path: &str| {
+            let (namespace, name) = path.split_once('/').unwrap_or(("", path));
+            ObjectKey { kind, namespace: namespace.to_owned(), name: name.to_owned() }
+        };
+        let mut keys: BTreeSet<ObjectKey> = self.invalid.keys().filter(|key| key.kind == kind).cloned().collect();
+        match kind {
+            Kind::Node => keys.extend(self.nodes.keys().map(|name| of(name))),
+            Kind::Service => keys.extend(self.services.paths().map(of)),
+            Kind::EndpointSlice => keys.extend(self.services.slice_paths().map(of)),
+            Kind::ServiceCidr => keys.extend(self.cidrs.keys().map(|name| of(name))),
+            Kind::Namespace | Kind::Pod | Kind::NetworkPolicy | Kind::ClusterNetworkPolicy => {
+                keys.extend(self.policy.keys(kind));
+            }
+        }
+        keys
     }
 
     /// Says which MTU the uplink has, in bytes of IP packet; the local node is not told before.

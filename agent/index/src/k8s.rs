@@ -38,19 +38,35 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 8] = [
+        Kind::Node,
+        Kind::Namespace,
+        Kind::Pod,
+        Kind::Service,
+        Kind::EndpointSlice,
+        Kind::ServiceCidr,
+        Kind::NetworkPolicy,
+        Kind::ClusterNetworkPolicy,
+    ];
+
+    /// `apiVersion` and `kind` of its objects.
+    pub fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Kind::Node => ("v1", "Node"),
+            Kind::Namespace => ("v1", "Namespace"),
+            Kind::Pod => ("v1", "Pod"),
+            Kind::Service => ("v1", "Service"),
+            Kind::EndpointSlice => ("discovery.k8s.io/v1", "EndpointSlice"),
+            Kind::ServiceCidr => ("networking.k8s.io/v1", "ServiceCIDR"),
+            Kind::NetworkPolicy => ("networking.k8s.io/v1", "NetworkPolicy"),
+            Kind::ClusterNetworkPolicy => ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy"),
+        }
+    }
+
     /// The kind of `apiVersion` and `kind` as an object states them; `None`: one that this agent does not use.
     pub fn of(api_version: &str, kind: &str) -> Option<Kind> {
-        match (api_version, kind) {
-            ("v1", "Node") => Some(Kind::Node),
-            ("v1", "Namespace") => Some(Kind::Namespace),
-            ("v1", "Pod") => Some(Kind::Pod),
-            ("v1", "Service") => Some(Kind::Service),
-            ("discovery.k8s.io/v1", "EndpointSlice") => Some(Kind::EndpointSlice),
-            ("networking.k8s.io/v1", "ServiceCIDR") => Some(Kind::ServiceCidr),
-            ("networking.k8s.io/v1", "NetworkPolicy") => Some(Kind::NetworkPolicy),
-            ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy") => Some(Kind::ClusterNetworkPolicy),
-            _ => None,
-        }
+        Kind::ALL.into_iter().find(|known| known.names() == (api_version, kind))
     }
 
     /// Whether objects of this kind live in a namespace.

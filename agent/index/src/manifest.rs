@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 use serde_saphyr::{Options, Spanned};
 
@@ -62,6 +62,50 @@ pub fn parse(text: &str) -> Result<Manifest, ParseError> {
         manifest.take(document, None)?;
     }
     Ok(manifest)
+}
+
+/// Reads one object of a known kind from the JSON of an API server, which leaves the kind out of the items of lists.
+/// Fields that the index does not use are passed over, not kept.
+///
+/// # Errors
+/// What is wrong with the text, in one line.
+pub fn object(kind: Kind, json: &str) -> Result<Object, String> {
+    let (api_version, name) = kind.names();
+    let stated = Type { api_version: api_version.to_owned(), kind: name.to_owned() };
+    let mut deserializer = serde_json::Deserializer::from_str(json);
+    let unread = OfType(stated).deserialize(&mut deserializer).map_err(|e| first_line(&e.to_string()))?;
+    unread.object(kind)
+}
+
+/// Reads an object whose type is known before.
+struct OfType(Type);
+
+impl<'de> DeserializeSeed<'de> for OfType {
+    type Value = Unread;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Unread, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for OfType {
+    type Value = Unread;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a Kubernetes object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Unread, A::Error> {
+        let mut reading = Unread { stated: self.0, ..Unread::default() };
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                // Whoever asked knows it; what it says must not change what is read.
+                "apiVersion" | "kind" => drop(map.next_value::<IgnoredAny>()?),
+                _ => reading.field(&key, &mut map)?,
+            }
+        }
+        Ok(reading)
+    }
 }
 
 fn options() -> Options {

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::host::HostLinks;
 use crate::run::{Options, agent};
+use crate::source::SourceOptions;
 use crate::testing::Dataplane;
 
 const NODE: &str = "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\nspec: {podCIDRs: [10.0.1.0/24, \"fd00:1::/64\"]}\nstatus: {addresses: [{type: InternalIP, address: 192.0.2.1}]}\n";
@@ -91,7 +92,7 @@ impl Node {
     fn agent(&self) -> Agent {
         let options = Options {
             settings: Settings::new("n1", Family::Ipv4, 100),
-            source: self.path("objects"),
+            source: SourceOptions::Folder(self.path("objects")),
             run_dir: self.path("run"),
             state_dir: self.path("state"),
             cool_down: Duration::from_secs(60),

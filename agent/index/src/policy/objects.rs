@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::Policy;
 use super::labels::NAMESPACE_NAME;
 use super::pods::{PodFacts, PodId};
-use crate::k8s::{self, ObjectKey};
+use crate::k8s::{self, Kind, ObjectKey};
 
 impl Policy {
     /// Takes a pod's new state; the error says what is wrong with it.
@@ -89,6 +89,19 @@ impl Policy {
     pub(crate) fn pod_uid(&self, key: &ObjectKey) -> Option<&str> {
         let id = self.pods.find(&(key.namespace.clone(), key.name.clone()))?;
         Some(self.pods.get(id)?.facts.uid.as_str())
+    }
+
+    /// The pods, namespaces or policies whose objects are there.
+    pub(crate) fn keys(&self, kind: Kind) -> Vec<ObjectKey> {
+        let of = |namespace: &str, name: &str| ObjectKey { kind, namespace: namespace.into(), name: name.into() };
+        match kind {
+            Kind::Pod => self.pods.names().map(|(namespace, name)| of(namespace, name)).collect(),
+            Kind::Namespace => {
+                let there = self.namespaces.iter().filter(|(_, state)| !state.gone && state.labels.is_some());
+                there.map(|(name, _)| of("", name)).collect()
+            }
+            _ => self.by_key.keys().filter(|key| key.kind == kind).cloned().collect(),
+        }
     }
 
     fn claim(&mut self, id: PodId, owns: bool, before: &[IpAddr], now: &[IpAddr]) {

@@ -152,6 +152,11 @@ impl Pods {
         self.live.get(name).copied()
     }
 
+    /// The names of those whose object is there.
+    pub(super) fn names(&self) -> impl Iterator<Item = &PodName> {
+        self.live.keys()
+    }
+
     pub(super) fn insert(&mut self, facts: PodFacts) -> PodId {
         let id = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);

@@ -125,6 +125,16 @@ impl Services {
         self.dirty.insert(owner);
     }
 
+    /// The Services that are known.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &str> {
+        self.services.keys().map(String::as_str)
+    }
+
+    /// The slices that are known.
+    pub(crate) fn slice_paths(&self) -> impl Iterator<Item = &str> {
+        self.owners.keys().map(String::as_str)
+    }
+
     /// Has all Services judged again: something that concerns all has changed.
     pub(crate) fn touch_all(&mut self) {
         self.dirty.extend(self.services.keys().cloned());

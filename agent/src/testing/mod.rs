@@ -1,5 +1,7 @@
 //! A dataplane in memory: the real end of the link with the real checks, and nothing behind it.
 
+pub(crate) mod api;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 use std::path::Path;
