@@ -8,13 +8,15 @@ PACKAGES := build-essential pkg-config libdpdk-dev libclang-dev git \
             iproute2 nftables procps util-linux \
             iputils-ping iperf3 curl tcpdump ethtool python3
 
-.PHONY: help deps deps-cluster build test test-cluster lint loom demo bench fuzz clean
+.PHONY: help deps deps-cluster build test test-cluster test-deploy lint loom demo image manifests bench fuzz clean
 
 help:
 	@echo 'make demo    build, bring up two nodes with pods, show that they talk, take all down (KEEP=1: leave it up)'
 	@echo 'make test    formatting, lints, every test; the integration tests use network namespaces and need root'
 	@echo 'make test-cluster   upstream tests on a real Kubernetes 1.36, built from source on the first run (SUITES=all: all of them)'
 	@echo 'make build   release binaries in target/release/'
+	@echo 'make image   the OCI image as an archive in target/, without a container engine'
+	@echo 'make manifests    render deploy/manifests from the chart; make test-deploy holds the two together (needs Go)'
 	@echo 'make bench   measurements, each with its peer in the same run'
 	@echo 'make deps    install what is missing and nothing else'
 	@echo 'make fuzz    run the fuzz targets for SECONDS=60 or RUNS=N each (needs a nightly toolchain and cargo-fuzz)'
@@ -67,6 +69,19 @@ test-cluster: deps-cluster
 
 demo: build
 	@KEEP='$(KEEP)' MEMORY='$(LAB_MEMORY)' tests/demo/demo.sh target/release
+
+# The plugin is copied to hosts of any distribution: it brings its C library along.
+STATIC_TARGET := x86_64-unknown-linux-gnu
+IMAGE ?= target/podplane-image.tar
+image: build
+	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release -p podplane-cni --target $(STATIC_TARGET)
+	deploy/image/build --binaries target/release --plugin target/$(STATIC_TARGET)/release/podplane-cni --out $(IMAGE)
+
+manifests:
+	deploy/render
+
+test-deploy:
+	deploy/tests/chart
 
 # Whole paths against the kernel, then the packet path and the tables alone (criterion; no devices), then the flow table
 # beside rte_hash and policies beside rte_acl. Some 35 minutes after the build on two cores; `podplane-perf list` names the single rows.

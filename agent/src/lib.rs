@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attachments;
+pub mod cleanup;
 pub mod cluster;
 pub mod desired;
 pub mod duties;

@@ -5,13 +5,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use podplane_agent::cleanup::Cleanup;
 use podplane_agent::flags::{ServiceFlags, SourceFlags};
 use podplane_agent::host::Kernel;
 use podplane_agent::run::{Options, agent};
-use podplane_agent::{duties, publish};
-use podplane_hostnet::takeover;
 use podplane_index::{Family, Settings};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -31,14 +30,9 @@ struct Cli {
 enum Command {
     /// Removes what the agent keeps on the node, and gives the uplink back. For uninstalling: stop agent and dataplane
     /// first.
-    Cleanup {
-        /// Directory of sockets.
-        #[arg(long, default_value = "/run/podplane")]
-        run_dir: PathBuf,
-        /// Directory of what outlives the processes.
-        #[arg(long, default_value = "/var/lib/podplane")]
-        state_dir: PathBuf,
-    },
+    Cleanup(Cleanup),
+    /// Does nothing until it is told to stop: for a pod whose work its init containers did.
+    Pause,
 }
 
 #[derive(Args)]
@@ -82,7 +76,8 @@ enum LogFormat {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
-        Some(Command::Cleanup { run_dir, state_dir }) => cleanup(&run_dir, &state_dir),
+        Some(Command::Cleanup(cleanup)) => cleanup.run().map(|done| println!("{done}")),
+        Some(Command::Pause) => pause(),
         None => run(cli.run),
     };
     match done {
@@ -157,18 +152,12 @@ fn start_log(args: &Run) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn cleanup(run_dir: &std::path::Path, state_dir: &std::path::Path) -> anyhow::Result<()> {
-    if duties::is_listening(run_dir) {
-        bail!("a dataplane still listens at {}: stop it first", run_dir.join(publish::SOCKET).display());
-    }
-    if duties::is_agent_listening(run_dir) {
-        bail!(
-            "an agent still listens at {}: stop it first, or it makes again what is removed",
-            run_dir.join(podplane_api::path::SOCKET).display()
-        );
-    }
-    duties::remove_all(state_dir).context("cannot remove the node's routes and rules")?;
-    let restored = takeover::restore(state_dir).context("cannot give the uplink back")?;
-    println!("routes and rules removed; uplink: {restored:?}");
-    Ok(())
+fn pause() -> anyhow::Result<()> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+        terminate.recv().await;
+        Ok(())
+    })
 }

@@ -11,6 +11,7 @@ mod config;
 mod env;
 mod error;
 mod host_end;
+pub mod install;
 mod output;
 mod ports;
 mod verbs;

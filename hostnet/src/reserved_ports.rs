@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result, takeover::boot_id};
 
-const PATH: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+const KEY: &str = "ipv4/ip_local_reserved_ports";
 
 /// What was there before, and what we added.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,8 +83,9 @@ fn save(state_dir: &Path, record: &Record) -> Result<()> {
 }
 
 fn read() -> Result<Vec<(u16, u16)>> {
-    let text = fs::read_to_string(PATH).map_err(|e| Error::io(format!("read {PATH}"), e))?;
-    parse(&text).ok_or_else(|| Error::Invalid(format!("{PATH} says \"{}\"", text.trim())))
+    let path = crate::sysctl::root().join(KEY);
+    let text = fs::read_to_string(&path).map_err(|e| Error::io(format!("read {}", path.display()), e))?;
+    parse(&text).ok_or_else(|| Error::Invalid(format!("{KEY} says \"{}\"", text.trim())))
 }
 
 fn parse(text: &str) -> Option<Vec<(u16, u16)>> {
@@ -100,8 +101,9 @@ fn write(ranges: &[(u16, u16)]) -> Result<()> {
     let parts: Vec<String> = ranges.iter().map(|(first, last)| format!("{first}-{last}")).collect();
     // A write of nothing at all is taken for "no change": a newline empties the set.
     let text = parts.join(",") + "\n";
-    let write = || fs::OpenOptions::new().write(true).open(PATH)?.write_all(text.as_bytes());
-    write().map_err(|e| Error::io(format!("write \"{}\" to {PATH}", text.trim()), e))
+    let path = crate::sysctl::root().join(KEY);
+    let write = || fs::OpenOptions::new().write(true).open(&path)?.write_all(text.as_bytes());
+    write().map_err(|e| Error::io(format!("write \"{}\" to {}", text.trim(), path.display()), e))
 }
 
 fn contains(ranges: &[(u16, u16)], (first, last): (u16, u16)) -> bool {

@@ -1,6 +1,10 @@
-//! Per-interface network sysctls of the caller's network namespace, through `/proc/sys/net`.
+//! Network sysctls of the caller's network namespace, through `/proc/sys/net` or where `PODPLANE_SYSCTL_NET` says that it is.
+//!
+//! Container runtimes make `/proc/sys` of a container that is not privileged read-only, and let nothing be mounted over
+//! it. The host's `/proc/sys/net` mounted elsewhere can be written, and shows each caller its own namespace: so a pod
+//! on the host's network needs no privileges for it but CAP_NET_ADMIN.
 
-use std::{fs, path::PathBuf};
+use std::{env, fs, path::PathBuf, sync::OnceLock};
 
 use crate::{Error, Result};
 
@@ -11,6 +15,18 @@ pub enum Family {
     V4,
     /// `net/ipv6`.
     V6,
+}
+
+/// The folder `net` of the sysctls.
+pub(crate) fn root() -> &'static std::path::Path {
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    ROOT.get_or_init(|| chosen(env::var_os("PODPLANE_SYSCTL_NET")))
+}
+
+/// Only an absolute path says where it is: what a relative one means changes with the working directory.
+fn chosen(said: Option<std::ffi::OsString>) -> PathBuf {
+    let said = said.map(PathBuf::from).filter(|path| path.is_absolute());
+    said.unwrap_or_else(|| "/proc/sys/net".into())
 }
 
 /// `/proc/sys/net/ipv{4,6}/conf/IFNAME/KEY`. Names with a slash or dots alone would leave the folder: refused.
@@ -24,7 +40,7 @@ fn path(family: Family, ifname: &str, key: &str) -> Result<PathBuf> {
         Family::V4 => "ipv4",
         Family::V6 => "ipv6",
     };
-    Ok(PathBuf::from(format!("/proc/sys/net/{family}/conf/{ifname}/{key}")))
+    Ok(root().join(family).join("conf").join(ifname).join(key))
 }
 
 /// Reads a per-interface sysctl; `None` where the kernel has none of that name (IPv6 not built in, an older kernel).
@@ -67,6 +83,14 @@ pub fn disable_ipv6(ifname: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_folder_is_the_usual_one_unless_an_absolute_path_is_said() {
+        for (said, root) in [(None, "/proc/sys/net"), (Some("/host/net"), "/host/net"), (Some("net"), "/proc/sys/net")]
+        {
+            assert_eq!(chosen(said.map(Into::into)), PathBuf::from(root));
+        }
+    }
 
     #[test]
     fn names_cannot_leave_the_folder() {
