@@ -40,9 +40,8 @@ fn packets_go_on_while_agents_are_killed() {
     }
     let (sent, answered) = pinger.finish();
     assert!(sent > 50, "only {sent} packets were sent");
-    // One may be under way when the pinger is interrupted, and a kernel that is short of time may lose one now and then.
-    let lost = sent - answered;
-    assert!(lost <= 1 + sent / 200, "{lost} of {sent} packets were lost while agents restarted");
+    // One may be under way when the pinger is interrupted.
+    assert!(answered + 1 >= sent, "{} of {sent} packets were lost while agents restarted", sent - answered);
     let c = lab.pod("default/c", 1);
     lab.ping("default/b", &c);
 }

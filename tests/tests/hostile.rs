@@ -93,8 +93,5 @@ fn a_pod_that_does_not_read_slows_nobody_else() {
     flood.wait().expect("our own child");
     let said = text(&out);
     assert!(out.status.success(), "{said}");
-    let words = said.lines().find_map(|line| line.split_once(" received")).expect("a summary").0;
-    let received: u32 = words.rsplit(' ').next().and_then(|n| n.parse().ok()).expect("a count");
-    // The flood costs the kernel its time, too: it may lose one or two on the way to us.
-    assert!(received >= 18, "{said}");
+    assert!(said.contains("20 received"), "{said}");
 }
