@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use podplane_api::{
     AddReply, AddRequest, ApiError, Attachment, AttachmentId, CheckRequest, DelRequest, GcRequest, ReadyRequest,
     Released,
@@ -27,6 +28,9 @@ use crate::publish::{NotApplied, Observer};
 pub const READY_WITHIN: Duration = Duration::from_secs(10);
 /// How long `del` waits for the workers: addresses cool down anyway.
 pub const DEL_WITHIN: Duration = Duration::from_secs(2);
+
+/// After this part of that time the pod's object is asked for.
+const ASK_AFTER: u32 = 8;
 
 /// An error answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -76,13 +80,27 @@ pub struct Attachments {
     /// Calls for one attachment come one after the other.
     locks: Mutex<HashMap<AttachmentId, Arc<tokio::sync::Mutex<()>>>>,
     ready_within: Duration,
+    /// Who can be asked for a pod that nobody has told of.
+    ask: Option<Arc<dyn Ask>>,
+}
+
+/// Asks for a pod's object, so that the index knows it, where waiting for it did not help.
+pub trait Ask: Send + Sync {
+    /// Asks once, for the pod and its namespace.
+    fn ask(self: Arc<Self>, namespace: String, name: String) -> BoxFuture<'static, ()>;
 }
 
 impl Attachments {
     /// The attachments of `store`.
     pub fn new(store: Arc<Store>, desired: Arc<Desired>, observer: Observer, host: Arc<dyn HostLinks>) -> Self {
         let ready_within = READY_WITHIN;
-        Attachments { store, desired, observer, host, locks: Mutex::default(), ready_within }
+        Attachments { store, desired, observer, host, locks: Mutex::default(), ready_within, ask: None }
+    }
+
+    /// The same, asking this one for pods that nobody has told of.
+    #[must_use]
+    pub fn with_ask(self, ask: Arc<dyn Ask>) -> Self {
+        Attachments { ask: Some(ask), ..self }
     }
 
     /// The same, waiting for another time in `ready`.
@@ -136,7 +154,7 @@ impl Attachments {
             taken.map_or_else(|| index.attach_to(endpoint(&lease), identity(&lease), false), Err)
         });
         attached.map_err(|reason| refuse(409, reason))?;
-        let outcome = match self.known(&name).await {
+        let outcome = match self.known(&name, identity(&lease)).await {
             Ok(version) => self.observer.applied(version, Some(&name), self.ready_within).await.map_err(Refusal::from),
             Err(refusal) => Err(refusal),
         };
@@ -156,8 +174,11 @@ impl Attachments {
 
     /// Waits until a new endpoint's policy is known: the runtime may have heard of the pod earlier than we do. Answers
     /// the version that has to be in force for the endpoint to be.
-    async fn known(&self, name: &str) -> Result<Version, Refusal> {
+    async fn known(&self, name: &str, pod: Option<PodIdentity>) -> Result<Version, Refusal> {
         let deadline = Instant::now() + self.ready_within;
+        let mut ask = self.ask.clone().zip(pod);
+        // First time for whoever tells of all pods anyway.
+        let ask_at = Instant::now() + self.ready_within / ASK_AFTER;
         let mut ticks = self.desired.subscribe();
         loop {
             let ((withheld, awaited), version) = self.desired.seen(|index| {
@@ -168,7 +189,13 @@ impl Attachments {
                 (None, _) => return Ok(version),
                 (Some(withheld), None) => return Err(refuse(409, withheld.reason)),
                 (_, Some(reason)) => {
-                    if !matches!(timeout_at(deadline, ticks.changed()).await, Ok(Ok(()))) {
+                    let until = if ask.is_some() { ask_at } else { deadline };
+                    if matches!(timeout_at(until, ticks.changed()).await, Ok(Ok(()))) {
+                        continue;
+                    }
+                    if let Some((ask, pod)) = ask.take() {
+                        tokio::spawn(ask.ask(pod.namespace, pod.name));
+                    } else {
                         return Err(later(format!(
                             "{reason}; not within {:?}: does this agent hear of it (podplane status)?",
                             self.ready_within

@@ -63,8 +63,6 @@ pub async fn agent(
     let listener = server::listen(&options.run_dir).context("cannot listen for the CNI plugin")?;
     let desired = Arc::new(Desired::new(Index::new(options.settings.clone())));
     let observer = publish::start(&options.run_dir, desired.clone());
-    let attachments = Arc::new(Attachments::new(store.clone(), desired.clone(), observer.clone(), host));
-
     let (scanned, first_scan) = oneshot::channel();
     let scanned = move || {
         // The receiver is gone when the agent ends meanwhile.
@@ -72,7 +70,7 @@ pub async fn agent(
     };
     let source = match (&options.source, &cluster) {
         (_, Some(cluster)) => {
-            let watches = Watches::start(cluster.clone(), desired.clone(), scanned);
+            let watches = Watches::start(cluster.clone(), &options.state_dir, desired.clone(), scanned);
             Source::Cluster(watches.context("cannot watch the API server")?)
         }
         (SourceOptions::Folder(folder), None) => Folder::start(folder, desired.clone(), scanned)
@@ -80,6 +78,11 @@ pub async fn agent(
             .with_context(|| format!("cannot watch {}", folder.display()))?,
         (SourceOptions::Cluster(_), None) => bail!("no connection to the API server was prepared"),
     };
+    let attachments = Attachments::new(store.clone(), desired.clone(), observer.clone(), host);
+    let attachments = Arc::new(match &source {
+        Source::Cluster(watches) => attachments.with_ask(Arc::new(watches.clone())),
+        Source::Folder(_) => attachments,
+    });
     let duties = Trouble::default();
     let placed = if options.duties { Placed::default() } else { Placed::unattended() };
     if options.duties {
@@ -109,9 +112,12 @@ pub async fn agent(
         });
     }
     let node = options.settings.node.clone();
+    let ending = source.clone();
     let status = Arc::new(Status { node, desired, observer, source, store, duties, health, placed });
     started();
-    server::run(listener, Service { attachments, status }, stop).await.context("the server failed")
+    let done = server::run(listener, Service { attachments, status }, stop).await.context("the server failed");
+    ending.close();
+    done
 }
 
 /// Later a folder may go and come back: what it said stays in force. One that never was is a mistake.

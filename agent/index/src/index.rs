@@ -199,10 +199,20 @@ impl Index {
     }
 
     /// Forgets a pod, if it is the one with this UID: a delete that comes late must not take away the pod that has the
-    /// name by now. One whose object never made sense has no UID and is forgotten.
-    pub fn delete_pod(&mut self, key: &ObjectKey, uid: &str) {
-        if self.policy.pod_uid(key).is_none_or(|known| known == uid) {
+    /// name by now. One whose object never made sense has no UID and is forgotten. Answers whether it was.
+    pub fn delete_pod(&mut self, key: &ObjectKey, uid: &str) -> bool {
+        let is_it = self.policy.pod_uid(key).is_none_or(|known| known == uid);
+        if is_it {
             self.delete(key);
+        }
+        is_it
+    }
+
+    /// Whether an object was applied and not deleted.
+    pub fn knows(&self, key: &ObjectKey) -> bool {
+        match key.kind {
+            Kind::Pod => self.policy.pod_uid(key).is_some(),
+            kind => self.keys(kind).contains(key),
         }
     }
 

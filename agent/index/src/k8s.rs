@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 mod pod;
@@ -100,27 +100,33 @@ impl fmt::Display for ObjectKey {
 }
 
 /// `metadata`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Metadata {
     /// Name.
     pub name: String,
     /// Namespace; `default` is meant where a namespaced object states none.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
     /// UID.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
     /// RFC 3339, UTC: the API server's form, which sorts as text.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub creation_timestamp: Option<String>,
     /// When somebody asked for its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub deletion_timestamp: Option<String>,
     /// Labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<BTreeMap<String, String>>,
     /// The annotations that are used here.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub annotations: Option<Annotations>,
 }
 
 /// A Node.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Node {
     /// Its metadata.
     pub metadata: Metadata,
@@ -131,27 +137,28 @@ pub struct Node {
 }
 
 /// `spec` of a Node.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeSpec {
     /// The older field: the first range.
-    #[serde(rename = "podCIDR")]
+    #[serde(rename = "podCIDR", skip_serializing_if = "Option::is_none")]
     pub pod_cidr: Option<String>,
     /// The ranges of its pods, at most one of each family.
-    #[serde(rename = "podCIDRs")]
+    #[serde(rename = "podCIDRs", skip_serializing_if = "Option::is_none")]
     pub pod_cidrs: Option<Vec<String>>,
 }
 
 /// `status` of a Node.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeStatus {
     /// Addresses of all types.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub addresses: Option<Vec<NodeAddress>>,
 }
 
 /// One of `status.addresses`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct NodeAddress {
     /// `InternalIP`, `ExternalIP`, `Hostname`, ...
     #[serde(rename = "type")]
@@ -161,14 +168,14 @@ pub struct NodeAddress {
 }
 
 /// A Namespace.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Namespace {
     /// Its metadata: policy selects by its labels.
     pub metadata: Metadata,
 }
 
 /// A NetworkPolicy or a ClusterNetworkPolicy.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Policy {
     /// Its metadata.
     pub metadata: Metadata,
@@ -177,8 +184,10 @@ pub struct Policy {
     pub spec: Value,
 }
 
-/// An object of a kind that the index keeps.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// An object of a kind that the index keeps. Serialized it is what [`crate::manifest::object`] reads, with nothing that
+/// is not used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
 pub enum Object {
     /// A Node.
     Node(Node),

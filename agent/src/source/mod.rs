@@ -37,6 +37,14 @@ impl Source {
         }
     }
 
+    /// Writes what is to outlive the agent.
+    pub fn close(&self) {
+        match self {
+            Source::Folder(_) => {}
+            Source::Cluster(watches) => watches.close(),
+        }
+    }
+
     /// Objects that are not used as they are now, with their places.
     pub fn refused(&self, desired: &Desired) -> Vec<RefusedObject> {
         match self {

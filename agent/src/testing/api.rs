@@ -78,7 +78,6 @@ pub(crate) struct Api {
     runtime: Option<Runtime>,
 }
 
-#[allow(dead_code)]
 impl Api {
     /// Begins without objects.
     pub(crate) fn start() -> Api {
@@ -189,6 +188,11 @@ impl Api {
         let version = self.lock().version + 1;
         let object = json!({"kind": "X", "apiVersion": "v1", "metadata": {"resourceVersion": version.to_string()}});
         self.say(collection, &json!({"type": "BOOKMARK", "object": object}).to_string());
+    }
+
+    /// The last version that was given out.
+    pub(crate) fn version(&self) -> u64 {
+        self.lock().version
     }
 
     /// Cuts all streams in the middle of what they say.

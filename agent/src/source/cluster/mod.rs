@@ -4,30 +4,48 @@
 //! was known stays in force until the server has said otherwise: a list removes only once it is whole, an object that
 //! cannot be read keeps its last state, and a server that is away changes nothing.
 
+mod ask;
 mod backoff;
+mod checkpoint;
+mod journal;
+mod pods;
 mod sink;
 mod watch;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use podplane_api::RefusedObject;
-use podplane_index::{Kind, ObjectKey};
+use podplane_index::{Kind, ObjectKey, manifest};
 use tokio::sync::watch as channel;
+use tokio::time::timeout_at;
 
 use crate::cluster::Cluster;
 use crate::desired::Desired;
-use sink::Sink;
+use crate::status::Trouble;
+use checkpoint::{Checkpoint, Found};
+use journal::Record;
+use pods::AllPods;
+pub use pods::PodSource;
+pub use sink::Sink;
 use watch::Watch;
+
+/// The checkpoint's name in the folder of what outlives the agent.
+const CHECKPOINT: &str = "checkpoint";
+/// How long an API server that answers may take to tell everything, where a checkpoint could stand in for it.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The watches of all kinds; dropping the last clone ends them.
 #[derive(Clone, Debug)]
 pub struct Watches {
     shared: Arc<Shared>,
+    cluster: Cluster,
+    desired: Arc<Desired>,
     _needed: Arc<channel::Sender<()>>,
 }
 
@@ -35,11 +53,12 @@ pub struct Watches {
 pub(crate) struct Shared {
     url: String,
     state: Mutex<State>,
-    /// Ticks when something below may have changed.
+    /// Ticks when what is listed or in trouble may have changed.
     listed: channel::Sender<()>,
+    checkpoint: Mutex<Option<Checkpoint>>,
+    /// What the checkpoint's writer could not do.
+    unwritten: Trouble,
 }
-
-type Reports = Arc<Shared>;
 
 #[derive(Debug, Default)]
 struct State {
@@ -54,44 +73,46 @@ struct State {
 }
 
 impl Watches {
-    /// Watches all kinds; `listed` is called once, after every kind has been listed whole and applied to `desired`.
+    /// Watches all kinds, with a checkpoint in the folder `state_dir`; `listed` is called once, after every kind has been
+    /// listed whole and applied to `desired`. Where that cannot be, it is called with what the checkpoint knows.
     ///
     /// # Errors
     /// No thread could be started.
     pub fn start(
         cluster: Cluster,
+        state_dir: &Path,
         desired: Arc<Desired>,
         listed: impl FnOnce() + Send + 'static,
     ) -> io::Result<Watches> {
         let (needed, mut unneeded) = channel::channel(());
-        let shared =
-            Arc::new(Shared { url: cluster.url.clone(), state: Mutex::default(), listed: channel::Sender::new(()) });
-        let watches: Vec<Watch> = Kind::ALL
-            .into_iter()
-            .map(|kind| {
-                let sink = Sink::new(kind, shared.clone(), desired.clone());
-                Watch::new(kind, cluster.clone(), sink, shared.clone())
-            })
-            .collect();
+        let shared = Arc::new(Shared {
+            url: cluster.url.clone(),
+            state: Mutex::default(),
+            listed: channel::Sender::new(()),
+            checkpoint: Mutex::default(),
+            unwritten: Trouble::default(),
+        });
+        let pods = Box::new(AllPods(cluster.clone()));
+        let watches = Watches { shared: shared.clone(), cluster, desired, _needed: Arc::new(needed) };
+        let start = Start { shared, cluster: watches.cluster.clone(), desired: watches.desired.clone(), pods };
+        let file = state_dir.join(CHECKPOINT);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let first = shared.clone();
         std::thread::Builder::new().name("cluster".into()).spawn(move || {
+            let found = start.read(&file);
             runtime.block_on(async move {
-                let all = join_all(watches.into_iter().map(Watch::run));
-                let first = async {
-                    first.wait_for_all().await;
-                    listed();
-                    std::future::pending::<()>().await;
-                };
                 tokio::select! {
-                    _ = all => {}
-                    () = first => {}
+                    () = start.run(found, listed) => {}
                     // Only an error can come: nobody needs us any more.
                     _ = unneeded.changed() => {}
                 }
             });
         })?;
-        Ok(Watches { shared, _needed: Arc::new(needed) })
+        Ok(watches)
+    }
+
+    /// Ends the checkpoint: what is not written yet is, before this returns.
+    pub fn close(&self) {
+        drop(self.shared.checkpoint.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// Why objects do not come, or not all.
@@ -109,7 +130,9 @@ impl Watches {
                 "for {since} s nothing has been heard of {kinds}, and what was known of them stays in force: {reason}"
             )
         };
-        reasons.into_iter().map(text).collect()
+        let mut troubles: Vec<String> = reasons.into_iter().map(text).collect();
+        troubles.extend(self.shared.unwritten.get());
+        troubles
     }
 
     /// Objects that are not used as they are now.
@@ -129,6 +152,53 @@ impl Watches {
     }
 }
 
+/// What the thread begins with.
+struct Start {
+    shared: Arc<Shared>,
+    cluster: Cluster,
+    desired: Arc<Desired>,
+    pods: Box<dyn PodSource>,
+}
+
+impl Start {
+    /// Applies what the checkpoint knows.
+    fn read(&self, file: &Path) -> Found {
+        let owner = format!("{} {}", self.cluster.node, self.cluster.url);
+        let ((checkpoint, found), _) = self.desired.edit(|index| {
+            Checkpoint::open(file, &owner, &self.shared.unwritten, |kind, text| {
+                let applied = manifest::object(kind, text).and_then(|object| index.apply(object));
+                if let Err(reason) = applied {
+                    tracing::debug!(kind = kind.names().1, reason, "of the checkpoint, and refused as it was before");
+                }
+            })
+        });
+        *self.shared.checkpoint.lock().unwrap_or_else(PoisonError::into_inner) = checkpoint;
+        found
+    }
+
+    /// Watches for ever.
+    async fn run(self, found: Found, listed: impl FnOnce()) {
+        let Start { shared, cluster, desired, pods } = self;
+        let sink = |kind| Sink::new(kind, shared.clone(), desired.clone());
+        let others = Kind::ALL.into_iter().filter(|kind| *kind != Kind::Pod);
+        let others = join_all(others.map(|kind| Watch::new(kind, cluster.clone(), sink(kind)).run()));
+        let first = async {
+            tokio::select! {
+                () = shared.wait_for_all() => {}
+                age = shared.wait_in_vain(&found) => {
+                    tracing::warn!(?age, "the API server has not told everything: the checkpoint stands in for it");
+                }
+            }
+            listed();
+            shared.wait_for_all().await;
+            if let Some(checkpoint) = &*shared.checkpoint.lock().unwrap_or_else(PoisonError::into_inner) {
+                checkpoint.complete();
+            }
+        };
+        tokio::join!(others, pods.follow(sink(Kind::Pod)), first);
+    }
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -139,6 +209,26 @@ impl Shared {
         while !Kind::ALL.into_iter().all(|kind| self.is_listed(kind)) {
             // The sender is our own.
             let _ = ticks.changed().await;
+        }
+    }
+
+    /// Ready when there is a whole checkpoint and the API server does not come, or is slow; with the checkpoint's age.
+    async fn wait_in_vain(&self, found: &Found) -> Duration {
+        let Found::Whole(age) = found else { return std::future::pending().await };
+        let mut ticks = self.listed.subscribe();
+        let patience = tokio::time::Instant::now() + PATIENCE;
+        let is_hopeless = || {
+            let state = self.lock();
+            Kind::ALL.into_iter().all(|kind| state.listed.contains(&kind) || state.troubles.contains_key(&kind))
+        };
+        while !is_hopeless() && timeout_at(patience, ticks.changed()).await.is_ok() {}
+        *age
+    }
+
+    /// Has this written to the checkpoint.
+    fn keep(&self, records: BTreeMap<ObjectKey, Record>) {
+        if let Some(checkpoint) = &*self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner) {
+            checkpoint.write(records);
         }
     }
 
@@ -166,6 +256,8 @@ impl Shared {
         if known.is_none_or(|(_, text)| text != reason) && !others {
             tracing::warn!(kind = kind.names().1, "{reason}; what was known stays in force");
         }
+        drop(state);
+        self.listed.send_replace(());
     }
 
     fn fine(&self, kind: Kind) {

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use podplane_index::{Index, Kind, Object, ObjectKey};
 
 use super::Shared;
-use super::wire::Wire;
+use super::journal::Record;
 use crate::desired::Desired;
 
 /// How many objects of a list are applied at a time: nodes by the thousand must not be settled one by one, and neither
 /// must all pods of a cluster be kept until the last has come.
 const BATCH: usize = 2000;
 
-/// Takes what one kind's watch hears.
-pub(super) struct Sink {
+/// Takes what is heard of one kind: a whole list first, every change then, and a whole list again whenever changes may
+/// have been missed.
+pub struct Sink {
     kind: Kind,
     shared: Arc<Shared>,
     desired: Arc<Desired>,
@@ -34,28 +35,41 @@ impl Sink {
         Sink { kind, shared, desired, batch: BTreeMap::new(), listing: None }
     }
 
+    /// Nothing is heard, and why; what was known stays in force.
+    pub fn trouble(&self, reason: String) {
+        self.shared.trouble(self.kind, reason);
+    }
+
+    /// It is heard of again.
+    pub fn fine(&self) {
+        self.shared.fine(self.kind);
+    }
+
+    pub(super) fn is_listed(&self) -> bool {
+        self.shared.is_listed(self.kind)
+    }
+
     /// Whether objects of the kind are in force.
     pub(super) fn has_objects(&self) -> bool {
         self.desired.read(|index| !index.keys(self.kind).is_empty())
     }
 
     /// The whole list begins, perhaps once more.
-    pub(super) fn begin(&mut self) {
+    pub fn begin(&mut self) {
         self.listing = Some(BTreeSet::new());
     }
 
-    /// An object is there, in this state.
-    pub(super) fn put(&mut self, wire: &Wire) {
-        let key = wire.key(self.kind);
+    /// An object is there, in this state; with the reason, if that cannot be read: then its last state stays.
+    pub fn put(&mut self, key: ObjectKey, object: Result<Object, String>) {
         if let Some(listing) = &mut self.listing {
             listing.insert(key.clone());
         }
-        match wire.object(self.kind) {
+        match object {
             Ok(object) => {
                 self.shared.readable(&key);
                 self.batch.insert(key, Change::Put(Box::new(object)));
             }
-            // Its old state stays, in the index and in what is on its way there.
+            // Also what is on its way into the index stays.
             Err(reason) => self.shared.unreadable(key, reason),
         }
         if self.batch.len() >= BATCH {
@@ -63,25 +77,24 @@ impl Sink {
         }
     }
 
-    /// An object is gone.
-    pub(super) fn delete(&mut self, wire: &Wire) {
-        let key = wire.key(self.kind);
+    /// The object with this UID is gone.
+    pub fn delete(&mut self, key: ObjectKey, uid: &str) {
         if let Some(listing) = &mut self.listing {
             listing.remove(&key);
         }
         self.shared.readable(&key);
-        self.batch.insert(key, Change::Delete(wire.uid().to_owned()));
+        self.batch.insert(key, Change::Delete(uid.to_owned()));
     }
 
     /// The list was whole: what it did not name is gone.
-    pub(super) fn end(&mut self) {
+    pub fn end(&mut self) {
         let named = self.listing.take().unwrap_or_default();
-        self.apply(|index, kind| index.keys(kind).difference(&named).for_each(|key| index.delete(key)));
+        self.apply(|index, kind| index.keys(kind).difference(&named).cloned().collect());
         self.shared.listed(self.kind, &named);
     }
 
     /// Applies what came since the last time; while a list comes in, only once it is much.
-    pub(super) fn settle(&mut self) {
+    pub fn settle(&mut self) {
         if self.listing.is_none() {
             self.flush();
         }
@@ -89,28 +102,48 @@ impl Sink {
 
     fn flush(&mut self) {
         if !self.batch.is_empty() {
-            self.apply(|_, _| ());
+            self.apply(|_, _| Vec::new());
         }
     }
 
-    fn apply(&mut self, then: impl FnOnce(&mut Index, Kind)) {
+    /// Applies the batch and removes what `gone` names then.
+    fn apply(&mut self, gone: impl FnOnce(&Index, Kind) -> Vec<ObjectKey>) {
         let (batch, kind) = (std::mem::take(&mut self.batch), self.kind);
-        let (refused, _) = self.desired.edit(|index| {
-            let mut refused = Vec::new();
-            for (key, change) in batch {
-                match change {
-                    Change::Put(object) => {
-                        if let Err(reason) = index.apply(*object) {
-                            refused.push((key, reason));
+        let written = |change: &Change| match change {
+            Change::Put(object) => serde_json::to_string(&**object).unwrap_or_default(),
+            Change::Delete(_) => String::new(),
+        };
+        let batch: Vec<_> = batch.into_iter().map(|(key, change)| (key, written(&change), change)).collect();
+        let ((refused, records), _) = self.desired.edit(|index| {
+            let (mut refused, mut records) = (Vec::new(), BTreeMap::new());
+            for (key, text, change) in batch {
+                let record = match change {
+                    Change::Put(object) => match index.apply(*object) {
+                        Ok(()) => Record::Put(text),
+                        Err(reason) => {
+                            refused.push((key.clone(), reason));
+                            // What it said before is what is in force.
+                            Record::PutIfNew(text)
                         }
+                    },
+                    Change::Delete(uid) if kind == Kind::Pod => match index.delete_pod(&key, &uid) {
+                        true => Record::Gone,
+                        false => continue,
+                    },
+                    Change::Delete(_) => {
+                        index.delete(&key);
+                        Record::Gone
                     }
-                    Change::Delete(uid) if kind == Kind::Pod => index.delete_pod(&key, &uid),
-                    Change::Delete(_) => index.delete(&key),
-                }
+                };
+                records.insert(key, record);
             }
-            then(index, kind);
-            refused
+            for key in gone(index, kind) {
+                index.delete(&key);
+                records.insert(key, Record::Gone);
+            }
+            (refused, records)
         });
+        self.shared.keep(records);
         self.shared.say(&self.desired, &refused);
     }
 }

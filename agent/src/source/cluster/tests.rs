@@ -4,6 +4,10 @@ use std::time::Duration;
 use podplane_config::v1::Key;
 use serde_json::json;
 
+mod corpus;
+mod faults;
+mod restart;
+
 use super::*;
 use crate::testing::api::Api;
 use crate::testing::index;
@@ -16,6 +20,7 @@ struct Setup {
     desired: Arc<Desired>,
     watches: Watches,
     listed: mpsc::Receiver<()>,
+    state: Arc<tempfile::TempDir>,
 }
 
 fn node(n: u8) -> String {
@@ -28,11 +33,16 @@ fn node(n: u8) -> String {
 async fn watched(prepare: impl FnOnce(&Api)) -> Setup {
     let api = Api::start();
     prepare(&api);
+    start(api, Arc::new(tempfile::tempdir().unwrap())).await
+}
+
+async fn start(api: Api, state: Arc<tempfile::TempDir>) -> Setup {
     let desired = Arc::new(Desired::new(index()));
     let (sender, listed) = mpsc::channel();
     let cluster = api.cluster().await;
-    let watches = Watches::start(cluster, desired.clone(), move || sender.send(()).unwrap()).unwrap();
-    Setup { api, desired, watches, listed }
+    let listed_once = move || sender.send(()).unwrap();
+    let watches = Watches::start(cluster, state.path(), desired.clone(), listed_once).unwrap();
+    Setup { api, desired, watches, listed, state }
 }
 
 impl Setup {

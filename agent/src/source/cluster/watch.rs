@@ -51,7 +51,6 @@ pub(super) struct Watch {
     cluster: Cluster,
     api: Api<Wire>,
     sink: Sink,
-    reports: super::Reports,
     /// Where to go on; `None`: everything must be listed.
     version: Option<String>,
     /// The server does not list by streaming.
@@ -61,9 +60,9 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(kind: Kind, cluster: Cluster, sink: Sink, reports: super::Reports) -> Watch {
+    pub(super) fn new(kind: Kind, cluster: Cluster, sink: Sink) -> Watch {
         let api = Api::all_with(cluster.client.clone(), &kind);
-        Watch { kind, cluster, api, sink, reports, version: None, paged: false, missing: 0 }
+        Watch { kind, cluster, api, sink, version: None, paged: false, missing: 0 }
     }
 
     /// Watches for ever.
@@ -88,12 +87,12 @@ impl Watch {
                 }
                 End::Absent(reason) => self.absent(reason, &mut backoff),
                 End::Resume(reason, at_least) => {
-                    self.reports.trouble(self.kind, reason);
+                    self.sink.trouble(reason);
                     backoff.next().max(at_least)
                 }
                 End::Relist(reason, at_least) => {
                     self.version = None;
-                    self.reports.trouble(self.kind, reason);
+                    self.sink.trouble(reason);
                     backoff.next().max(at_least)
                 }
             };
@@ -108,15 +107,15 @@ impl Watch {
         self.missing += 1;
         let may_be_missing = matches!(self.kind, Kind::ServiceCidr | Kind::ClusterNetworkPolicy);
         if !may_be_missing || (self.missing < MISSING && self.sink.has_objects()) {
-            self.reports.trouble(self.kind, reason);
+            self.sink.trouble(reason);
             return backoff.next();
         }
-        if !self.reports.is_listed(self.kind) || self.sink.has_objects() {
+        if !self.sink.is_listed() || self.sink.has_objects() {
             tracing::info!(kind = self.kind.names().1, "not installed in this cluster; looked for again and again");
             self.sink.begin();
             self.sink.end();
         }
-        self.reports.fine(self.kind);
+        self.sink.fine();
         jitter(LOOK_AGAIN)
     }
 
@@ -167,7 +166,7 @@ impl Watch {
                 Ok(page) => page,
                 Err(e) => return self.refused(e, true),
             };
-            page.items.iter().for_each(|wire| self.sink.put(wire));
+            page.items.iter().for_each(|wire| self.put(wire));
             parameters.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
             if parameters.continue_token.is_some() {
                 continue;
@@ -227,11 +226,11 @@ impl Watch {
     fn take(&mut self, event: WatchEvent<Wire>, initial: &mut bool) -> Option<End> {
         match event {
             WatchEvent::Added(wire) | WatchEvent::Modified(wire) => {
-                self.sink.put(&wire);
+                self.put(&wire);
                 self.heard(wire.version(), *initial)
             }
             WatchEvent::Deleted(wire) => {
-                self.sink.delete(&wire);
+                self.sink.delete(wire.key(self.kind), wire.uid());
                 self.heard(wire.version(), *initial)
             }
             WatchEvent::Bookmark(bookmark) => {
@@ -244,6 +243,10 @@ impl Watch {
             }
             WatchEvent::Error(status) => Some(self.told(&status)),
         }
+    }
+
+    fn put(&mut self, wire: &Wire) {
+        self.sink.put(wire.key(self.kind), wire.object(self.kind));
     }
 
     /// Notes where to go on; before a list is whole there is nowhere.
@@ -263,7 +266,7 @@ impl Watch {
 
     fn works(&mut self) {
         self.missing = 0;
-        self.reports.fine(self.kind);
+        self.sink.fine();
     }
 
     /// A call that was not even begun.
@@ -282,10 +285,12 @@ impl Watch {
         let reason = explain(&self.cluster.url, &kube::Error::Api(Box::new(status.clone())));
         let after = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
         // Whatever the server asks for, not for longer than it would be tried again anyway.
-        let after = Duration::from_secs(after.into()).min(Backoff::MOST);
+        let after = Duration::from_secs(u64::from(after).max(u64::from(status.code == 429))).min(Backoff::MOST);
         match status.code {
             // Its memory of changes does not reach back to where we were.
             410 => End::Relist("the API server does not remember what changed since (410)".into(), Duration::ZERO),
+            // No status at all: the client takes any line that it cannot read for one. An event was lost.
+            0 => End::Relist("the API server said something that cannot be read".into(), Duration::ZERO),
             // "Too large resource version": a server that lags behind, or was restored from a backup.
             504 if self.version.is_some() => End::Relist(reason, after),
             _ if self.version.is_none() => End::Relist(reason, after),
