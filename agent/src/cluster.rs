@@ -126,6 +126,19 @@ impl Cluster {
     }
 }
 
+impl Cluster {
+    /// Whether the address is that of the Service `kubernetes` after all: something else than Podplane serves it then,
+    /// and once that is gone nothing does.
+    pub(crate) async fn doubt(&self) -> Option<String> {
+        let services = kube::Api::<k8s_openapi::api::core::v1::Service>::namespaced(self.client.clone(), "default");
+        let spec = services.get("kubernetes").await.ok()?.spec?;
+        let uri: Uri = self.url.parse().ok()?;
+        let host = uri.host()?.trim_matches(['[', ']']).to_owned();
+        let is_it = spec.cluster_ip.iter().chain(spec.cluster_ips.iter().flatten()).any(|address| *address == host);
+        is_it.then(|| ClusterError::ClusterIp(self.url.clone()).to_string())
+    }
+}
+
 async fn from_kubeconfig(path: &Path, api_server: Option<&str>) -> Result<Config, ClusterError> {
     let wrong = |reason: String| ClusterError::Kubeconfig { path: path.to_owned(), reason };
     let file = Kubeconfig::read_from(path).map_err(|e| wrong(causes(&e)))?;

@@ -1,5 +1,7 @@
 //! The whole agent over its socket, with a dataplane in memory.
 
+mod cluster;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -90,9 +92,13 @@ impl Node {
     }
 
     fn agent(&self) -> Agent {
+        self.agent_of(SourceOptions::Folder(self.path("objects")))
+    }
+
+    fn agent_of(&self, source: SourceOptions) -> Agent {
         let options = Options {
             settings: Settings::new("n1", Family::Ipv4, 100),
-            source: SourceOptions::Folder(self.path("objects")),
+            source,
             run_dir: self.path("run"),
             state_dir: self.path("state"),
             cool_down: Duration::from_secs(60),

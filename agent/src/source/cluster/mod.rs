@@ -55,7 +55,11 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     /// Ticks when what is listed or in trouble may have changed.
     listed: channel::Sender<()>,
+    /// Ticks when a kind is heard of again that was not.
+    heard_again: channel::Sender<()>,
     checkpoint: Mutex<Option<Checkpoint>>,
+    /// Why the API server's address is not one to rely on.
+    address: Trouble,
     /// What the checkpoint's writer could not do.
     unwritten: Trouble,
 }
@@ -89,6 +93,8 @@ impl Watches {
             url: cluster.url.clone(),
             state: Mutex::default(),
             listed: channel::Sender::new(()),
+            heard_again: channel::Sender::new(()),
+            address: Trouble::default(),
             checkpoint: Mutex::default(),
             unwritten: Trouble::default(),
         });
@@ -131,7 +137,7 @@ impl Watches {
             )
         };
         let mut troubles: Vec<String> = reasons.into_iter().map(text).collect();
-        troubles.extend(self.shared.unwritten.get());
+        troubles.extend([&self.shared.address, &self.shared.unwritten].into_iter().filter_map(Trouble::get));
         troubles
     }
 
@@ -191,6 +197,10 @@ impl Start {
             }
             listed();
             shared.wait_for_all().await;
+            if let Some(reason) = cluster.doubt().await {
+                tracing::error!("{reason}");
+                shared.address.set(Some(reason));
+            }
             if let Some(checkpoint) = &*shared.checkpoint.lock().unwrap_or_else(PoisonError::into_inner) {
                 checkpoint.complete();
             }
@@ -206,7 +216,7 @@ impl Shared {
 
     async fn wait_for_all(&self) {
         let mut ticks = self.listed.subscribe();
-        while !Kind::ALL.into_iter().all(|kind| self.is_listed(kind)) {
+        while !self.are_all_listed() {
             // The sender is our own.
             let _ = ticks.changed().await;
         }
@@ -230,6 +240,11 @@ impl Shared {
         if let Some(checkpoint) = &*self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner) {
             checkpoint.write(records);
         }
+    }
+
+    fn are_all_listed(&self) -> bool {
+        let state = self.lock();
+        Kind::ALL.into_iter().all(|kind| state.listed.contains(&kind))
     }
 
     fn is_listed(&self, kind: Kind) -> bool {
@@ -264,6 +279,7 @@ impl Shared {
         let mut state = self.lock();
         if let Some((since, _)) = state.troubles.remove(&kind) {
             tracing::info!(kind = kind.names().1, after = ?since.elapsed(), "heard of again");
+            self.heard_again.send_replace(());
         }
     }
 
@@ -281,6 +297,10 @@ impl Shared {
     fn say(&self, desired: &Desired, refused: &[(ObjectKey, String)]) {
         for (key, reason) in refused {
             tracing::error!(object = %key, reason, "refused; the last good state stays");
+        }
+        // Before, slices come without their Services, and pods without their namespaces.
+        if !self.are_all_listed() {
+            return;
         }
         let now: BTreeSet<(ObjectKey, String)> =
             desired.read(|index| index.refused().map(|(key, reason)| (key, reason.to_owned())).collect());

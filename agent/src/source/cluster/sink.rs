@@ -45,6 +45,16 @@ impl Sink {
         self.shared.fine(self.kind);
     }
 
+    /// Ready when, from now on, some kind is heard of again.
+    pub(super) fn heard_again(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut ticks = self.shared.heard_again.subscribe();
+        async move {
+            if ticks.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     pub(super) fn is_listed(&self) -> bool {
         self.shared.is_listed(self.kind)
     }
@@ -91,6 +101,7 @@ impl Sink {
         let named = self.listing.take().unwrap_or_default();
         self.apply(|index, kind| index.keys(kind).difference(&named).cloned().collect());
         self.shared.listed(self.kind, &named);
+        self.shared.say(&self.desired, &[]);
     }
 
     /// Applies what came since the last time; while a list comes in, only once it is much.

@@ -9,7 +9,7 @@ use kube::Api;
 use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::core::Status;
 use podplane_index::Kind;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::backoff::{Backoff, jitter};
 use super::sink::Sink;
@@ -28,6 +28,8 @@ const TOO_SHORT: Duration = Duration::from_secs(1);
 const AT_ONCE: usize = 500;
 /// How often it is looked whether a kind that was not there is there now.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
+/// When one kind is heard of again, the others follow after this time.
+const SOON: Duration = Duration::from_millis(200);
 /// So many times a kind whose objects are in force must be missing before they are taken for gone.
 const MISSING: u32 = 3;
 
@@ -85,18 +87,31 @@ impl Watch {
                     self.paged = true;
                     continue;
                 }
-                End::Absent(reason) => self.absent(reason, &mut backoff),
+                End::Absent(reason) => {
+                    let wait = self.absent(reason, &mut backoff);
+                    (wait, wait)
+                }
                 End::Resume(reason, at_least) => {
                     self.sink.trouble(reason);
-                    backoff.next().max(at_least)
+                    (at_least, backoff.next().max(at_least))
                 }
                 End::Relist(reason, at_least) => {
                     self.version = None;
                     self.sink.trouble(reason);
-                    backoff.next().max(at_least)
+                    (at_least, backoff.next().max(at_least))
                 }
             };
-            sleep(wait).await;
+            self.wait(wait.0, wait.1).await;
+        }
+    }
+
+    /// Waits for `at_least`, and up to `at_most` or until another kind is heard of again: then the server is back.
+    async fn wait(&self, at_least: Duration, at_most: Duration) {
+        let until = Instant::now() + at_most;
+        let back = self.sink.heard_again();
+        sleep(at_least.min(at_most)).await;
+        if timeout_at(until, back).await.is_ok() {
+            sleep(jitter(SOON).min(until.saturating_duration_since(Instant::now()))).await;
         }
     }
 
