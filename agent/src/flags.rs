@@ -59,7 +59,7 @@ pub struct ServiceFlags {
     #[arg(long, value_delimiter = ',', value_name = "CIDR,...")]
     non_masquerade_cidr: Vec<IpNet>,
     /// Ports and ICMP echo ids of the node's address for what leaves the cluster; the kernel's own sockets get none.
-    #[arg(long, default_value = "49152-65535", value_parser = range, value_name = "FIRST-LAST")]
+    #[arg(long, default_value = "55000-65535", value_parser = range, value_name = "FIRST-LAST")]
     masquerade_ports: (u16, u16),
 }
 
@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn flags_become_settings_or_are_refused() {
         let default = settings("").unwrap();
-        assert_eq!((default.node_ports, default.masquerade_ports), ((30_000, 32_767), (49_152, 65_535)));
+        assert_eq!((default.node_ports, default.masquerade_ports), ((30_000, 32_767), (55_000, 65_535)));
         assert_eq!(default.node_port_addresses, NodePortAddresses::Primary);
         assert!(!default.external_ips);
         let all = "--node-port-range 2000-2999 --node-port-addresses 192.0.2.0/24,fd00::/8 --external-ips \

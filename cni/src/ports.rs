@@ -28,16 +28,22 @@ fn wrong(what: &str) -> CniError {
     CniError::new(Code::InvalidConfig, format!("\"runtimeConfig.portMappings\": {what}"))
 }
 
+/// A field by its name in any case: containerd writes "HostPort", and the reference plugin's JSON library takes that.
+fn field<'a>(value: &'a Value, key: &str) -> Option<&'a Value> {
+    let fields = value.as_object()?;
+    fields.get(key).or_else(|| fields.iter().find(|(name, _)| name.eq_ignore_ascii_case(key)).map(|(_, value)| value))
+}
+
 fn mapping(value: &Value) -> Result<Option<PortMapping>, CniError> {
     let port = |key: &str| {
-        let number = value.get(key).and_then(Value::as_u64);
+        let number = field(value, key).and_then(Value::as_u64);
         number.and_then(|n| u16::try_from(n).ok()).ok_or_else(|| wrong(&format!("{value}: \"{key}\" is no port")))
     };
     let (host_port, container_port) = (port("hostPort")?, port("containerPort")?);
     if host_port == 0 {
         return Ok(None);
     }
-    let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
+    let text = |key: &str| field(value, key).and_then(Value::as_str).unwrap_or_default();
     let protocol = match text("protocol").to_ascii_lowercase().as_str() {
         "tcp" | "" => Protocol::Tcp,
         "udp" => Protocol::Udp,
@@ -93,6 +99,8 @@ mod tests {
         ];
         assert_eq!(parse(list).unwrap(), expected);
         assert_eq!(parse("null").unwrap(), []);
+        let containerd = r#"[{"ContainerPort":8080,"HostIP":"127.0.0.1","HostPort":54323,"Protocol":"tcp"}]"#;
+        assert_eq!(parse(containerd).unwrap(), [mapping(Protocol::Tcp, Some("127.0.0.1"), 54323, 8080)]);
         let everywhere = [mapping(Protocol::Tcp, None, 8080, 80), expected[1], expected[2]];
         assert_eq!(missing(&expected, &everywhere), None);
         assert!(missing(&everywhere, &expected).unwrap().contains("host port 8080"));

@@ -50,7 +50,7 @@ impl Settings {
             external_ips: false,
             service_cidrs: Vec::new(),
             no_masquerade: Vec::new(),
-            masquerade_ports: (49_152, 65_535),
+            masquerade_ports: (55_000, 65_535),
         }
     }
 

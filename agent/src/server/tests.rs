@@ -400,7 +400,7 @@ fn host_ports_are_served_or_refused_by_their_holder_and_services_are_listed() {
     assert_eq!(host_ports(&dataplane), 2, "the node's address and 127.0.0.1");
     let (status, retry, message) = refusal(client.add(&ask("c2", 8080)));
     assert!(status == 409 && !retry && message.contains("default/c1 has it"), "{status} {message}");
-    assert!(refusal(client.add(&ask("c2", 50_000))).2.contains("--masquerade-ports"));
+    assert!(refusal(client.add(&ask("c2", 60_000))).2.contains("--masquerade-ports"));
     assert_eq!(client.check(&CheckRequest { attachment: id("c1") }).unwrap().host_ports, ask("c1", 8080).host_ports);
     // Two that want the same at once: the one that is ready first has it.
     let both = ["c3", "c4"].map(|container| client.add(&ask(container, 9090)).unwrap().host_ifname);

@@ -16,7 +16,7 @@ use podplane_pipeline::snapshot::services::Reach;
 
 pub const ROUTER: Mac = Mac([2, 0, 0, 0, 0xbb, 0xfe]);
 /// Settings' default.
-pub const MASQUERADE: std::ops::RangeInclusive<u16> = 49_152..=65_535;
+pub const MASQUERADE: std::ops::RangeInclusive<u16> = 55_000..=65_535;
 
 pub const SYN: u8 = 2;
 pub const RST: u8 = 4;

@@ -103,7 +103,7 @@ fn addresses_of_load_balancers_may_be_shared_by_port_and_hijack_nothing() {
     assert!(refused(&hijack).contains("is the ClusterIP of Service a/x"));
     assert!(refused(&vip("x", old, "10.96.0.1", 80, "10.0.1.9")).contains("the pods' range of node n1"));
     assert!(refused(&vip("x", old, "10.96.0.1", 30_001, "192.0.2.10")).contains("are node ports"));
-    assert!(refused(&vip("x", old, "10.96.0.1", 50_000, "192.0.2.20")).contains("--masquerade-ports"));
+    assert!(refused(&vip("x", old, "10.96.0.1", 60_000, "192.0.2.20")).contains("--masquerade-ports"));
     let own = index(&vip("x", old, "10.96.0.1", 80, "192.0.2.10"));
     assert!(reasons(&own).is_empty(), "a node's own address may be a load balancer's");
 }
@@ -179,7 +179,11 @@ fn host_ports_of_running_pods_win() {
     assert!(conflict(&index, port(None, 30_080)).contains("Service a/web is served there"));
     assert!(conflict(&index, port(Some("192.0.2.10"), 30_080)).contains("Service a/web"));
     assert_eq!(conflict(&index, port(None, 30_081)), "");
-    assert!(conflict(&index, port(None, 50_000)).contains("--masquerade-ports"));
+    assert!(conflict(&index, port(None, 60_000)).contains("--masquerade-ports"));
+    // Ports of upstream's conformance tests, which the default leaves to pods.
+    for upstream in 54_321..=54_324 {
+        assert_eq!(conflict(&index, port(None, upstream)), "");
+    }
     index.attach(pod("p", "10.0.0.2", vec![port(None, 30_080)])).unwrap();
     index.settle();
     accepted(&index);
