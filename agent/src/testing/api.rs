@@ -49,6 +49,8 @@ pub(crate) struct State {
     epoch: u64,
     /// Whether lists can be streamed.
     pub(crate) no_streaming: bool,
+    /// Whether what watches are served from lags behind the store.
+    pub(crate) lags: bool,
     /// Objects in a page at most, whatever is asked for.
     pub(crate) page: usize,
     /// What to answer instead, by collection, so many times.
@@ -275,6 +277,9 @@ async fn answer(Extract(inner): Extract<Arc<Inner>>, uri: Uri) -> Response {
         return list(&state, collection, &query);
     }
     let initial = parameter(&query, "sendInitialEvents").is_some();
+    if state.lags {
+        return status(504, Value::Null);
+    }
     if initial && state.no_streaming {
         return status(422, Value::Null);
     }

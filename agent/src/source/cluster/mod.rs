@@ -13,7 +13,8 @@ mod sink;
 mod watch;
 mod wire;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::hash::{Hash, Hasher};
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,8 +23,9 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use podplane_api::RefusedObject;
 use podplane_index::{Kind, ObjectKey, manifest};
+use siphasher::sip::SipHasher13;
 use tokio::sync::watch as channel;
-use tokio::time::timeout_at;
+use tokio::time::{sleep, timeout_at};
 
 use crate::cluster::Cluster;
 use crate::desired::Desired;
@@ -37,6 +39,10 @@ use watch::Watch;
 
 /// The checkpoint's name in the folder of what outlives the agent.
 const CHECKPOINT: &str = "checkpoint";
+/// How often a trouble that goes on is logged, where it changes.
+const LOG_AGAIN: Duration = Duration::from_secs(60);
+/// How long something must be wrong before it is logged.
+const SETTLED: Duration = Duration::from_secs(5);
 /// How long an API server that answers may take to tell everything, where a checkpoint could stand in for it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -68,12 +74,18 @@ pub(crate) struct Shared {
 struct State {
     /// Kinds that were listed whole, once at least.
     listed: BTreeSet<Kind>,
-    /// Kinds that do not come, since when and why.
-    troubles: BTreeMap<Kind, (Instant, String)>,
+    /// Kinds that do not come.
+    troubles: BTreeMap<Kind, Silence>,
     /// Objects that cannot be read, and why.
     unreadable: BTreeMap<ObjectKey, String>,
-    /// Refusals that were said.
-    said: BTreeSet<(ObjectKey, String)>,
+}
+
+/// A kind that does not come.
+#[derive(Debug)]
+struct Silence {
+    since: Instant,
+    reason: String,
+    logged: Instant,
 }
 
 impl Watches {
@@ -125,7 +137,7 @@ impl Watches {
     pub fn troubles(&self) -> Vec<String> {
         let state = self.shared.lock();
         let mut reasons: BTreeMap<&str, (Instant, Vec<&str>)> = BTreeMap::new();
-        for (kind, (since, reason)) in &state.troubles {
+        for (kind, Silence { since, reason, .. }) in &state.troubles {
             let entry = reasons.entry(reason).or_insert((*since, Vec::new()));
             entry.0 = entry.0.min(*since);
             entry.1.push(wire::plural(*kind));
@@ -205,7 +217,7 @@ impl Start {
                 checkpoint.complete();
             }
         };
-        tokio::join!(others, pods.follow(sink(Kind::Pod)), first);
+        tokio::join!(others, pods.follow(sink(Kind::Pod)), first, log_problems(&shared, &desired));
     }
 }
 
@@ -264,20 +276,24 @@ impl Shared {
 
     fn trouble(&self, kind: Kind, reason: String) {
         let mut state = self.lock();
-        let since = state.troubles.get(&kind).map_or_else(Instant::now, |(since, _)| *since);
-        let known = state.troubles.insert(kind, (since, reason.clone()));
         // One server that is away is one trouble, not one of each kind.
-        let others = state.troubles.iter().any(|(other, (_, text))| *other != kind && *text == reason);
-        if known.is_none_or(|(_, text)| text != reason) && !others {
+        let others = state.troubles.iter().any(|(other, silence)| *other != kind && silence.reason == reason);
+        let now = Instant::now();
+        let is_new = !state.troubles.contains_key(&kind);
+        let silence = state.troubles.entry(kind).or_insert(Silence { since: now, reason: String::new(), logged: now });
+        let is_due = is_new || silence.logged.elapsed() > LOG_AGAIN;
+        if is_due && !others && silence.reason != reason {
             tracing::warn!(kind = kind.names().1, "{reason}; what was known stays in force");
+            silence.logged = now;
         }
+        silence.reason = reason;
         drop(state);
         self.listed.send_replace(());
     }
 
     fn fine(&self, kind: Kind) {
         let mut state = self.lock();
-        if let Some((since, _)) = state.troubles.remove(&kind) {
+        if let Some(Silence { since, .. }) = state.troubles.remove(&kind) {
             tracing::info!(kind = kind.names().1, after = ?since.elapsed(), "heard of again");
             self.heard_again.send_replace(());
         }
@@ -292,23 +308,31 @@ impl Shared {
     fn readable(&self, key: &ObjectKey) {
         self.lock().unreadable.remove(key);
     }
+}
 
-    /// Logs what the index refused just now, and what it finds wrong since then.
-    fn say(&self, desired: &Desired, refused: &[(ObjectKey, String)]) {
-        for (key, reason) in refused {
-            tracing::error!(object = %key, reason, "refused; the last good state stays");
+/// What the index finds wrong with objects that it did not refuse: logged once it has been so for a while, for a slice
+/// may come before its Service, and a pod before its namespace.
+async fn log_problems(shared: &Shared, desired: &Desired) {
+    let (mut before, mut said) = (HashSet::new(), HashSet::new());
+    loop {
+        sleep(SETTLED).await;
+        if !shared.are_all_listed() {
+            continue;
         }
-        // Before, slices come without their Services, and pods without their namespaces.
-        if !self.are_all_listed() {
-            return;
-        }
-        let now: BTreeSet<(ObjectKey, String)> =
+        let now: Vec<(ObjectKey, String)> =
             desired.read(|index| index.refused().map(|(key, reason)| (key, reason.to_owned())).collect());
-        let mut state = self.lock();
-        for (key, reason) in now.difference(&state.said).filter(|new| !refused.contains(new)) {
-            tracing::error!(object = %key, reason, "not, or not wholly, in force");
+        let mut present = HashSet::new();
+        for (key, reason) in now {
+            let mut hasher = SipHasher13::new();
+            (&key, &reason).hash(&mut hasher);
+            let problem = hasher.finish();
+            present.insert(problem);
+            if before.contains(&problem) && said.insert(problem) {
+                tracing::error!(object = %key, reason, "not, or not wholly, in force");
+            }
         }
-        state.said = now;
+        said.retain(|problem| present.contains(problem));
+        before = present;
     }
 }
 

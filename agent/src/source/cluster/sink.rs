@@ -101,7 +101,6 @@ impl Sink {
         let named = self.listing.take().unwrap_or_default();
         self.apply(|index, kind| index.keys(kind).difference(&named).cloned().collect());
         self.shared.listed(self.kind, &named);
-        self.shared.say(&self.desired, &[]);
     }
 
     /// Applies what came since the last time; while a list comes in, only once it is much.
@@ -155,6 +154,8 @@ impl Sink {
             (refused, records)
         });
         self.shared.keep(records);
-        self.shared.say(&self.desired, &refused);
+        for (key, reason) in refused {
+            tracing::error!(object = %key, reason, "refused; the last good state stays");
+        }
     }
 }

@@ -67,7 +67,7 @@ impl Setup {
                 self.peers(),
                 self.watches.troubles()
             );
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            sleep(Duration::from_millis(5)).await;
         }
     }
 

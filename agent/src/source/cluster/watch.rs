@@ -28,6 +28,10 @@ const TOO_SHORT: Duration = Duration::from_secs(1);
 const AT_ONCE: usize = 500;
 /// How often it is looked whether a kind that was not there is there now.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
+/// How often a server may be behind before a list is taken in pages.
+const LATE_FOR_STREAMS: u32 = 2;
+/// How often a server may be behind the version that was heard last: then it will never come there, and all is listed.
+const LATE_AT_MOST: u32 = 12;
 /// When one kind is heard of again, the others follow after this time.
 const SOON: Duration = Duration::from_millis(200);
 /// So many times a kind whose objects are in force must be missing before they are taken for gone.
@@ -41,6 +45,9 @@ enum End {
     Resume(String, Duration),
     /// What was missed is not known: everything is listed again, in a while.
     Relist(String, Duration),
+    /// "Too large resource version" (504): the server's memory lags behind its store, or the store was restored from a
+    /// backup.
+    Late(String),
     /// The server does not list by streaming.
     NotStreamed,
     /// The server does not know the kind.
@@ -59,12 +66,14 @@ pub(super) struct Watch {
     paged: bool,
     /// How often in a row the kind was not there.
     missing: u32,
+    /// How often in a row the server did not know yet what its store knows.
+    late: u32,
 }
 
 impl Watch {
     pub(super) fn new(kind: Kind, cluster: Cluster, sink: Sink) -> Watch {
         let api = Api::all_with(cluster.client.clone(), &kind);
-        Watch { kind, cluster, api, sink, version: None, paged: false, missing: 0 }
+        Watch { kind, cluster, api, sink, version: None, paged: false, missing: 0, late: 0 }
     }
 
     /// Watches for ever.
@@ -86,6 +95,12 @@ impl Watch {
                 End::NotStreamed => {
                     self.paged = true;
                     continue;
+                }
+                End::Late(reason) => {
+                    self.late += 1;
+                    self.version.take_if(|_| self.late > LATE_AT_MOST);
+                    self.sink.trouble(reason);
+                    (Duration::ZERO, backoff.next())
                 }
                 End::Absent(reason) => {
                     let wait = self.absent(reason, &mut backoff);
@@ -137,7 +152,8 @@ impl Watch {
     /// Lists, or goes on, until something ends it.
     async fn turn(&mut self) -> End {
         match &self.version {
-            None if self.paged => self.list().await,
+            // Pages come from the store, where the memory that lists are streamed from is behind.
+            None if self.paged || self.late > LATE_FOR_STREAMS => self.list().await,
             None => {
                 let asked = self.api.watch(&self.parameters(true), "").await;
                 match asked {
@@ -280,7 +296,7 @@ impl Watch {
     }
 
     fn works(&mut self) {
-        self.missing = 0;
+        (self.missing, self.late) = (0, 0);
         self.sink.fine();
     }
 
@@ -306,8 +322,7 @@ impl Watch {
             410 => End::Relist("the API server does not remember what changed since (410)".into(), Duration::ZERO),
             // No status at all: the client takes any line that it cannot read for one. An event was lost.
             0 => End::Relist("the API server said something that cannot be read".into(), Duration::ZERO),
-            // "Too large resource version": a server that lags behind, or was restored from a backup.
-            504 if self.version.is_some() => End::Relist(reason, after),
+            504 => End::Late(reason),
             _ if self.version.is_none() => End::Relist(reason, after),
             _ => End::Resume(reason, after),
         }

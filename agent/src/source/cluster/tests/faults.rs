@@ -47,7 +47,7 @@ async fn a_bookmark_says_where_to_go_on() {
     while !resumed() {
         setup.api.cut();
         setup.until("another watch", || setup.api.count(NODES, "watch=true") > before).await;
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        sleep(Duration::from_millis(500)).await;
     }
     assert_eq!(setup.api.count(NODES, "sendInitialEvents=true"), 1);
 }
@@ -79,6 +79,25 @@ async fn a_server_that_asks_for_patience_gets_it() {
         setup.api.lock().asked.iter().filter(|(_, uri)| uri.starts_with("/api/v1/nodes?")).map(|(at, _)| *at).collect();
     assert_eq!(asked.len(), 3);
     assert!(asked.windows(2).all(|pair| pair[1] - pair[0] >= Duration::from_secs(2)), "{asked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_memory_lags_behind_is_asked_for_pages_of_its_store() {
+    let setup = watched(|api| {
+        (2..5).for_each(|n| api.apply(&node(n)));
+        api.lock().lags = true;
+    })
+    .await;
+    setup.until_listed().await;
+    setup.until_peers(&["n2", "n3", "n4"]).await;
+    assert!(setup.api.count(NODES, "limit=") > 0);
+    let lists = setup.api.count(NODES, "limit=");
+    // It goes on being behind: nothing is listed again and again for that.
+    setup.until("more attempts", || setup.api.count(NODES, "watch=true") > 5).await;
+    assert_eq!(setup.api.count(NODES, "limit="), lists);
+    setup.api.lock().lags = false;
+    setup.api.apply(&node(5));
+    setup.until_peers(&["n2", "n3", "n4", "n5"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
