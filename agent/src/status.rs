@@ -89,6 +89,7 @@ impl Status {
         self.desired.read(|index| {
             troubles.extend(index.withheld().map(|w| format!("{} is not connected: {}", w.id, w.reason)));
             troubles.extend(index.denied().map(|w| format!("{}: {}", w.id, w.reason)));
+            troubles.extend(index.shortages());
             troubles.extend(index.refused_host_ports().map(|w| format!("{}: {}", w.id, w.reason)));
         });
         troubles

@@ -13,6 +13,7 @@ use crate::nodes::{Claim, Resolved};
 use crate::policy::{PodIdentity, PodPolicyReport, Policy, PolicyReport, Verdict};
 use crate::services::{Context, HealthCheck, ServiceReport, Services};
 use crate::surroundings::{CidrFacts, HostPorts, NodePortAddresses, Surroundings, service_cidrs};
+use crate::told::{Changes, Told};
 
 /// What does not change while an agent runs.
 #[derive(Clone, Debug)]
@@ -80,9 +81,6 @@ pub struct NodeTraffic {
     pub host_ports: BTreeSet<(Option<IpAddr>, v1::Protocol, u16)>,
 }
 
-/// What must be told to the dataplane, as a transaction: `Some` creates or replaces, `None` removes.
-pub type Changes = BTreeMap<v1::Key, Option<v1::Object>>;
-
 /// An endpoint that must not be told to the dataplane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Withheld {
@@ -114,7 +112,7 @@ pub struct Index {
     withheld: BTreeMap<String, String>,
     /// Host ports that are not told to the dataplane, by endpoint.
     host_ports_refused: BTreeMap<String, String>,
-    objects: BTreeMap<v1::Key, v1::Object>,
+    told: Told,
 }
 
 impl Index {
@@ -138,7 +136,7 @@ impl Index {
             resolved: Resolved::default(),
             withheld: BTreeMap::new(),
             host_ports_refused: BTreeMap::new(),
-            objects: BTreeMap::new(),
+            told: Told::default(),
         }
     }
 
@@ -296,7 +294,6 @@ impl Index {
 
     /// Brings [`Index::objects`] up to date and answers what changed since the last call.
     pub fn settle(&mut self) -> Changes {
-        let mut changes = Changes::new();
         let (nodes_changed, cidrs_changed) =
             (std::mem::take(&mut self.nodes_changed), std::mem::take(&mut self.cidrs_changed));
         if nodes_changed || cidrs_changed {
@@ -315,20 +312,18 @@ impl Index {
                 self.surroundings = surroundings;
                 self.services.touch_all();
             }
-            self.settle_nodes(&mut changes);
+            self.settle_nodes();
         }
-        let objects = &mut self.objects;
-        self.endpoints_changed.extend(self.policy.settle(|key, object| set(objects, &mut changes, key, object)));
+        self.endpoints_changed.extend(self.policy.settle(&mut self.told));
         if !self.endpoints_changed.is_empty() {
-            self.settle_endpoints(&mut changes);
+            self.settle_endpoints();
         }
         let context = Context { settings: &self.settings, nodes: &self.resolved, here: &self.surroundings };
-        let objects = &mut self.objects;
-        self.services.settle(context, |key, object| set(objects, &mut changes, key, object));
-        changes
+        self.services.settle(context, |key, object| self.told.set(key, object));
+        self.told.take_changes()
     }
 
-    fn settle_endpoints(&mut self, changes: &mut Changes) {
+    fn settle_endpoints(&mut self) {
         let mut changed = std::mem::take(&mut self.endpoints_changed);
         let before = self.host_ports_refused.clone();
         let mut granted = self.grant_host_ports();
@@ -351,7 +346,7 @@ impl Index {
                 Some(reason) => self.withheld.insert(id.clone(), reason),
                 None => self.withheld.remove(&id),
             };
-            set(&mut self.objects, changes, v1::Key::Endpoint(id), wanted);
+            self.told.set(v1::Key::Endpoint(id), wanted);
         }
     }
 
@@ -386,16 +381,16 @@ impl Index {
         granted
     }
 
-    fn settle_nodes(&mut self, changes: &mut Changes) {
+    fn settle_nodes(&mut self) {
         let own = &self.settings.node;
         let local = self.resolved.nodes.get(own).and_then(|facts| self.local_node(facts));
-        set(&mut self.objects, changes, v1::Key::Local, local.map(v1::Object::Local));
-        let gone = self.objects.keys().filter(|key| match key {
+        self.told.set(v1::Key::Local, local.map(v1::Object::Local));
+        let gone = self.told.objects().keys().filter(|key| match key {
             v1::Key::Peer(name) => !self.resolved.nodes.contains_key(name),
             _ => false,
         });
         for key in gone.cloned().collect::<Vec<_>>() {
-            set(&mut self.objects, changes, key, None);
+            self.told.set(key, None);
         }
         for (name, facts) in self.resolved.nodes.iter().filter(|(name, _)| *name != own) {
             let peer = v1::Peer {
@@ -404,7 +399,7 @@ impl Index {
                 addresses: facts.addresses.clone(),
                 pod_cidrs: facts.pod_cidrs.clone(),
             };
-            set(&mut self.objects, changes, v1::Key::Peer(name.clone()), Some(v1::Object::Peer(peer)));
+            self.told.set(v1::Key::Peer(name.clone()), Some(v1::Object::Peer(peer)));
         }
     }
 
@@ -447,7 +442,7 @@ impl Index {
 
     /// All that should be in force, as of the last [`Index::settle`].
     pub fn objects(&self) -> &BTreeMap<v1::Key, v1::Object> {
-        &self.objects
+        self.told.objects()
     }
 
     /// This node, if its Node object is there and in force, as of the last [`Index::settle`].
@@ -512,7 +507,7 @@ impl Index {
     /// All Services with what became of each endpoint, as of the last [`Index::settle`].
     pub fn services(&self) -> Vec<ServiceReport> {
         let context = Context { settings: &self.settings, nodes: &self.resolved, here: &self.surroundings };
-        self.services.report(context, |path| match self.objects.get(&v1::Key::Service(path.to_owned())) {
+        self.services.report(context, |path| match self.told.get(&v1::Key::Service(path.to_owned())) {
             Some(v1::Object::Service(service)) => Some(service),
             _ => None,
         })
@@ -528,7 +523,7 @@ impl Index {
     pub fn node_traffic(&self) -> Option<NodeTraffic> {
         let here = &self.surroundings;
         self.local()?;
-        let endpoints = self.objects.values().filter_map(|object| match object {
+        let endpoints = self.told.objects().values().filter_map(|object| match object {
             v1::Object::Endpoint(endpoint) => Some(endpoint),
             _ => None,
         });
@@ -568,6 +563,16 @@ impl Index {
         })
     }
 
+    /// What policies do not know for lack of room, and what follows from it, as of the last [`Index::settle`].
+    pub fn shortages(&self) -> Vec<String> {
+        self.policy.shortages()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn limits(&mut self) -> &mut crate::policy::Limits {
+        self.policy.limits()
+    }
+
     /// All policies, as of the last [`Index::settle`].
     pub fn policies(&self) -> Vec<PolicyReport> {
         self.policy.policies()
@@ -582,17 +587,6 @@ impl Index {
     pub fn policy_sizes(&self) -> [usize; 3] {
         self.policy.sizes()
     }
-}
-
-fn set(objects: &mut BTreeMap<v1::Key, v1::Object>, changes: &mut Changes, key: v1::Key, object: Option<v1::Object>) {
-    if objects.get(&key) == object.as_ref() {
-        return;
-    }
-    match &object {
-        Some(object) => objects.insert(key.clone(), object.clone()),
-        None => objects.remove(&key),
-    };
-    changes.insert(key, object);
 }
 
 /// The addresses that a pod's status shows.

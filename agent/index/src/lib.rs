@@ -17,10 +17,12 @@ mod nodes;
 mod policy;
 mod services;
 mod surroundings;
+mod told;
 
-pub use index::{Changes, Index, NodeTraffic, Settings, Withheld};
+pub use index::{Index, NodeTraffic, Settings, Withheld};
 pub use k8s::{Kind, Object, ObjectKey};
 pub use node::{Family, NodeFacts};
 pub use policy::{PodIdentity, PodPolicyReport, PolicyReport, RuleReport, RulesReport};
 pub use services::{EndpointReport, FrontendReport, HealthCheck, PortReport, ServiceReport};
 pub use surroundings::NodePortAddresses;
+pub use told::Changes;

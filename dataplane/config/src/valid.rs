@@ -22,7 +22,7 @@ use crate::v1;
 pub use policy::Policy;
 pub use service::{Service, ServicePort};
 pub use state::{Claim, State};
-pub use transaction::{Assembler, MAX_TRANSACTION_BYTES, OutOfOrder, Transaction};
+pub use transaction::{Assembler, MAX_TRANSACTION_BYTES, OutOfOrder, Transaction, object_bytes};
 
 /// The most peers that a node can have: what a FIB's next hop can name.
 pub const MAX_PEERS: usize = 16 * 1024;
@@ -56,6 +56,9 @@ pub const MAX_RULE_SETS: usize = 128 * 1024;
 pub const MAX_RULES_PER_SET: usize = 28 * 1024;
 /// The most rules of all rule sets together.
 pub const MAX_RULE_USES: usize = 8 << 20;
+/// What all owners, rules and rule sets may take of [`MAX_TRANSACTION_BYTES`] ([`object_bytes`]): a full synchronisation
+/// is one transaction, and Services need room, too.
+pub const MAX_POLICY_BYTES: usize = 192 << 20;
 /// The most host ports of one endpoint.
 pub const MAX_HOST_PORTS: usize = 1024;
 /// The least MTU with which IPv6 works (RFC 8200 section 5).

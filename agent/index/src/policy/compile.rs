@@ -6,7 +6,7 @@ use std::sync::Arc;
 use podplane_config::v1::{Peers, PortRange, Protocol, Rule, RuleAction, Tier};
 
 use super::PortName;
-use super::facts::{PeerFacts, PolicyFacts, PortFacts, RuleFacts};
+use super::facts::{PeerFacts, PolicyFacts, PortFacts, RuleFacts, all_ports};
 use super::numbers::ByNumber;
 use super::pods::PodState;
 use super::rules::{Identity, RuleId, Rules, Variant};
@@ -128,13 +128,17 @@ impl Compiler<'_> {
                 list.push(known);
                 continue;
             }
-            let variants = variants(rule, ingress, pod, self.names);
+            let (variants, unbound) = variants(rule, ingress, pod, self.names);
             let Some(prepared) = policy.prepared[usize::from(!ingress)].get(at) else { continue };
             let make = |variant: &Variant, ports: Option<Vec<PortRange>>| Rule {
                 id: 0,
                 name: policy.rule_name(rule, ingress),
                 tier: policy.facts.tier,
-                action: rule.action,
+                // What is not known is closed, as everywhere: what it would skip might accept.
+                action: match variant {
+                    Variant::Binding(id) if unbound.contains(id) => RuleAction::Deny,
+                    _ => rule.action,
+                },
                 peers: prepared.peers.clone(),
                 named: if let Variant::Binding(id) = variant { Some(*id) } else { None },
                 ports,
@@ -151,14 +155,18 @@ impl Compiler<'_> {
     }
 }
 
-/// The rules that a rule becomes, with their ports.
+/// Rules with their ports.
+type Variants = Vec<(Variant, Option<Vec<PortRange>>)>;
+
+/// The rules that a rule becomes; and the selectors of pods whose ports are not known by their names.
 fn variants(
     rule: &RuleFacts,
     ingress: bool,
     pod: &PodState,
     names: &HashMap<String, PortName>,
-) -> Vec<(Variant, Option<Vec<PortRange>>)> {
-    let Some(ports) = &rule.ports else { return vec![(Variant::Plain, None)] };
+) -> (Variants, BTreeSet<SelectorId>) {
+    let mut unbound = BTreeSet::new();
+    let Some(ports) = &rule.ports else { return (vec![(Variant::Plain, None)], unbound) };
     let mut ranges = BTreeSet::new();
     let mut named: BTreeSet<(&str, Option<Protocol>)> = BTreeSet::new();
     for port in ports {
@@ -187,6 +195,8 @@ fn variants(
     if !ingress {
         let mut bound = BTreeSet::new();
         for (name, wanted) in named {
+            let closes = rule.action != RuleAction::Accept;
+            unbound.extend(names.get(name).and_then(|state| state.unbound).filter(|_| closes));
             let bindings = names.get(name).into_iter().flat_map(|state| &state.bindings);
             bound.extend(bindings.filter(|((protocol, _), _)| fits(wanted, *protocol)));
         }
@@ -195,8 +205,11 @@ fn variants(
                 .into_iter()
                 .map(|((protocol, number), id)| (Variant::Binding(*id), Some(vec![single(*protocol, *number)]))),
         );
+        // Theirs may be any.
+        let any = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].map(all_ports);
+        all.extend(unbound.iter().map(|id| (Variant::Binding(*id), Some(any.to_vec()))));
     }
-    all
+    (all, unbound)
 }
 
 fn deny(name: &str, tier: Tier) -> Rule {
@@ -206,4 +219,9 @@ fn deny(name: &str, tier: Tier) -> Rule {
 /// The rule of a pod whose policy is not known: nothing overrules it.
 pub(super) fn deny_unknown(rules: &mut Rules) -> RuleId {
     rules.put(Identity::Unknown, deny("the pod's policy is not known", Tier::Admin))
+}
+
+/// The rule of a pod whose rules do not fit: nothing overrules it.
+pub(super) fn deny_crowded(rules: &mut Rules) -> RuleId {
+    rules.put(Identity::Crowded, deny("the pod's rules do not fit", Tier::Admin))
 }

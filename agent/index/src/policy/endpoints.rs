@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use podplane_config::v1::EndpointPolicy;
-use podplane_config::valid::MAX_RULES_PER_SET;
 
 use super::Policy;
 use super::compile;
 use super::pods::{PodFacts, PodId};
-use super::rules::{RuleId, SetId};
+use super::rules::{RuleId, Rules, SetId};
 
 /// The pod that an endpoint belongs to, as the runtime names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +62,7 @@ struct Wanted {
 }
 
 impl EndpointState {
-    fn sets(&self) -> [Option<SetId>; 2] {
+    pub(super) fn sets(&self) -> [Option<SetId>; 2] {
         match self.verdict {
             Verdict::Rules(EndpointPolicy { ingress, egress }, _) => [ingress, egress],
             Verdict::Withheld(_) => [None, None],
@@ -112,6 +111,7 @@ impl Policy {
         }
         self.changed.addresses.extend(&state.addresses);
         self.changed.endpoints.remove(id);
+        self.crowded.forget(id);
         for set in state.sets().into_iter().flatten() {
             self.rules.leave_set(set);
         }
@@ -192,9 +192,13 @@ impl Policy {
     fn wanted(&mut self, id: String) -> Option<Wanted> {
         let started = Instant::now();
         let endpoint = self.endpoints.get(&id)?;
-        let kept = endpoint.kept;
+        let (kept, most) = (endpoint.kept, self.limits.rules_per_set);
         let mut wanted = Wanted { id, lists: [None, None], withheld: None, trouble: None, compiled: Duration::ZERO };
         match self.missing(endpoint) {
+            None if self.crowded.reason(&wanted.id).is_some() => {
+                wanted.trouble = self.crowded.reason(&wanted.id);
+                wanted.lists = self.denied(compile::deny_crowded);
+            }
             None => {
                 if let Some(pod) = endpoint.bound.and_then(|id| self.pods.get(id)) {
                     let mut compiler = compile::Compiler {
@@ -205,14 +209,14 @@ impl Policy {
                     };
                     wanted.lists = [true, false].map(|ingress| compiler.list(pod, ingress));
                 }
-                if wanted.lists.iter().flatten().any(|list| list.len() > MAX_RULES_PER_SET) {
-                    let why = format!("more than {MAX_RULES_PER_SET} rules apply to it: everything is denied");
-                    (wanted.trouble, wanted.lists) = (Some(why), self.denied());
+                if wanted.lists.iter().flatten().any(|list| list.len() > most) {
+                    let why = format!("more than {most} rules apply to it: everything is denied");
+                    (wanted.trouble, wanted.lists) = (Some(why), self.denied(compile::deny_crowded));
                 }
             }
             Some(reason) if kept => {
                 wanted.trouble = Some(format!("{reason}: everything is denied meanwhile"));
-                wanted.lists = self.denied();
+                wanted.lists = self.denied(compile::deny_unknown);
             }
             Some(reason) => wanted.withheld = Some(reason),
         }
@@ -220,8 +224,8 @@ impl Policy {
         Some(wanted)
     }
 
-    fn denied(&mut self) -> [Option<List>; 2] {
-        let list: List = Arc::from([compile::deny_unknown(&mut self.rules)]);
+    fn denied(&mut self, rule: fn(&mut Rules) -> RuleId) -> [Option<List>; 2] {
+        let list: List = Arc::from([rule(&mut self.rules)]);
         [Some(list.clone()), Some(list)]
     }
 

@@ -16,6 +16,8 @@ pub(super) enum Selector {
     Nodes(Labels),
     /// Pods that have a container port of this name, with this protocol and number: what a name is bound to.
     Port { name: String, protocol: Protocol, number: u16 },
+    /// Pods that have a container port of this name that was not bound: their namespaces have too many.
+    Unbound { name: String },
 }
 
 /// Which namespaces.
@@ -52,6 +54,7 @@ impl fmt::Display for Selector {
             }
             Selector::Nodes(labels) => write!(f, "nodes{}", some(labels)),
             Selector::Port { name, protocol, number } => write!(f, "pods whose port \"{name}\" is {protocol} {number}"),
+            Selector::Unbound { name } => write!(f, "pods whose port \"{name}\" has one number too many"),
         }
     }
 }

@@ -14,6 +14,7 @@ mod compile;
 mod endpoints;
 mod facts;
 mod labels;
+mod limits;
 mod network;
 mod nodes;
 mod numbers;
@@ -30,16 +31,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use podplane_config::v1;
-use podplane_config::valid::MAX_SELECTORS;
 
 pub use endpoints::PodIdentity;
 pub(crate) use endpoints::Verdict;
+pub(crate) use limits::Limits;
 pub use report::{PodPolicyReport, PolicyReport, RuleReport, RulesReport};
 
 use crate::k8s::ObjectKey;
+use crate::told::Told;
 use compile::PolicyState;
 use endpoints::EndpointState;
 use facts::Selector;
+use limits::{Crowded, Tally};
 use nodes::Nodes;
 use numbers::ByNumber;
 use owners::{Owner, Owners};
@@ -71,6 +74,9 @@ pub(crate) struct Policy {
     tells_nodes: bool,
     /// Counts calls of [`Policy::settle`].
     moment: u64,
+    limits: Limits,
+    tally: Tally,
+    crowded: Crowded,
     changed: Changed,
 }
 
@@ -99,24 +105,55 @@ struct PortName {
     users: BTreeSet<u32>,
     /// What pods call so.
     bindings: Bindings,
+    /// The namespace whose pod had a binding first, and how many are each namespace's.
+    first: ByNumber<String>,
+    spaces: HashMap<String, usize>,
+    /// Those whose numbers were one too many.
+    unbound: Option<SelectorId>,
 }
 
 impl Policy {
-    /// Brings everything up to date; `tell` gets what the dataplane should be told. Answers the endpoints of which
+    /// Brings everything up to date, and what the dataplane should be told. Answers the endpoints of which
     /// something else is to be said than before.
-    pub(crate) fn settle(&mut self, mut tell: impl FnMut(v1::Key, Option<v1::Object>)) -> BTreeSet<String> {
+    pub(crate) fn settle(&mut self, told: &mut Told) -> BTreeSet<String> {
         self.match_all();
-        let told = self.compile_all();
-        let flipped = self.rules.tell(&mut self.selectors, &mut tell);
-        self.touch_members(&flipped);
-        for address in std::mem::take(&mut self.changed.addresses) {
-            tell(v1::Key::Address(address), self.address(address).map(v1::Object::Address));
+        self.retry();
+        let mut changed = self.compile_all();
+        self.tell(told);
+        // Once: who was let in by mistake and yields again waits for the next change.
+        let mut admits = true;
+        while self.crowd() || std::mem::take(&mut admits) && self.readmit() {
+            changed.extend(self.compile_all());
+            self.tell(told);
         }
         for id in std::mem::take(&mut self.changed.released) {
             self.selectors.release(id, &mut self.pods, &mut self.namespaces);
         }
         self.moment += 1;
-        told
+        changed
+    }
+
+    #[cfg(test)]
+    pub(crate) fn limits(&mut self) -> &mut Limits {
+        &mut self.limits
+    }
+
+    fn tell(&mut self, told: &mut Told) {
+        let (tally, limits) = (&mut self.tally, &self.limits);
+        let flipped = self.rules.tell(&mut self.selectors, &mut |key, object| tally.tell(limits, told, key, object));
+        self.touch_members(&flipped);
+        let changed = std::mem::take(&mut self.changed.addresses);
+        // What becomes free comes first.
+        let (gone, owned): (Vec<_>, Vec<_>) =
+            changed.into_iter().map(|address| (address, self.address(address))).partition(|(_, owner)| owner.is_none());
+        for (address, owner) in gone.into_iter().chain(owned) {
+            let key = v1::Key::Address(address);
+            self.tally.tell(&self.limits, told, key, owner.map(v1::Object::Address));
+        }
+        for address in self.tally.heard(&self.limits) {
+            let owner = self.address(address).map(v1::Object::Address);
+            self.tally.tell(&self.limits, told, v1::Key::Address(address), owner);
+        }
     }
 
     /// Brings up to date who matches which selector.
@@ -137,15 +174,11 @@ impl Policy {
             self.changed.nodes |= entry.is_some_and(|entry| matches!(*entry.selector, Selector::Nodes(_)));
             self.selectors.enlist(id, &mut self.pods, &self.namespaces);
         }
-        while let Some(id) = self.changed.pods.pop_first() {
-            if let Some(gone) = self.selectors.rematch(id, &mut self.pods, &self.namespaces) {
-                self.changed.loose.extend(gone);
-                self.touch_addresses(id);
-                let endpoints = self.pods.get(id).into_iter().flat_map(|pod| pod.endpoints.iter().cloned());
-                self.changed.endpoints.extend(endpoints);
-            }
+        self.match_pods();
+        // What is not bound any more makes room for what was not.
+        while self.loosen() {
+            self.match_pods();
         }
-        self.loosen();
         if std::mem::take(&mut self.changed.nodes) {
             self.nodes.rematch(&mut self.selectors);
             self.changed.addresses.extend(self.nodes.addresses());
@@ -153,6 +186,17 @@ impl Policy {
         for id in std::mem::take(&mut self.changed.policies) {
             if let Some(subject) = self.policies.get(&id).map(PolicyState::subject) {
                 self.touch_subject(subject);
+            }
+        }
+    }
+
+    fn match_pods(&mut self) {
+        while let Some(id) = self.changed.pods.pop_first() {
+            if let Some(gone) = self.selectors.rematch(id, &mut self.pods, &self.namespaces) {
+                self.changed.loose.extend(gone);
+                self.touch_addresses(id);
+                let endpoints = self.pods.get(id).into_iter().flat_map(|pod| pod.endpoints.iter().cloned());
+                self.changed.endpoints.extend(endpoints);
             }
         }
     }
@@ -184,7 +228,8 @@ impl Policy {
             self.namespaces.get(&pod.facts.name.0)?.labels.as_ref()?;
             let (owner, name, selectors) = (pod.facts.owner(), pod.facts.path(), active(&pod.matched));
             // More than the dataplane takes: nobody's, so that nothing accepts it by selector.
-            Some(v1::Address { address, owner, name, selectors }).filter(|it| it.selectors.len() <= MAX_SELECTORS)
+            Some(v1::Address { address, owner, name, selectors })
+                .filter(|it| it.selectors.len() <= self.limits.selectors)
         };
         match self.owners.owner(address, &self.pods)? {
             Owner::Pod(id) => of_pod(id),

@@ -105,7 +105,7 @@ impl Policy {
                 if state.users.is_empty()
                     && let Some(state) = self.port_names.remove(name)
                 {
-                    self.changed.released.extend(state.bindings.values());
+                    self.changed.released.extend(state.bindings.values().copied().chain(state.unbound));
                 }
             }
         }
@@ -137,32 +137,70 @@ impl Policy {
         }
     }
 
-    /// Sees to it that the numbers that a pod's ports have are known by name.
+    /// Sees to it that the numbers that a pod's ports have are known by name, as many as a namespace may have: each is a
+    /// rule more for all whose policies speak of the name.
     pub(super) fn bind_ports(&mut self, facts: &PodFacts) {
         for (name, protocol, number) in facts.ports.iter().filter(|_| facts.owns()) {
             let Some(state) = self.port_names.get_mut(name) else { continue };
-            if let Entry::Vacant(binding) = state.bindings.entry((*protocol, *number)) {
-                let selector = Selector::Port { name: name.clone(), protocol: *protocol, number: *number };
-                let (id, _) = self.selectors.hold(&selector, &mut self.namespaces);
-                binding.insert(id);
-                // In case that the pod goes before anybody has asked it.
-                self.changed.loose.insert(id);
-                self.changed.policies.extend(&state.users);
+            let Entry::Vacant(binding) = state.bindings.entry((*protocol, *number)) else { continue };
+            let space = &facts.name.0;
+            let is_full = state.spaces.get(space).is_some_and(|count| *count >= self.limits.bindings);
+            if is_full && state.unbound.is_some() {
+                continue;
             }
+            let selector = match is_full {
+                true => Selector::Unbound { name: name.clone() },
+                false => Selector::Port { name: name.clone(), protocol: *protocol, number: *number },
+            };
+            let (id, _) = self.selectors.hold(&selector, &mut self.namespaces);
+            if is_full {
+                state.unbound = Some(id);
+            } else {
+                binding.insert(id);
+                *state.spaces.entry(space.clone()).or_default() += 1;
+                state.first.insert(id, space.clone());
+                let unbound = state.unbound.and_then(|id| self.selectors.get(id));
+                self.changed.pods.extend(unbound.into_iter().flat_map(|entry| entry.members.iter()));
+            }
+            // In case that the pod goes before anybody has asked it.
+            self.changed.loose.insert(id);
+            self.changed.policies.extend(&state.users);
         }
     }
 
-    /// Drops what no pod calls by a name any more.
-    pub(super) fn loosen(&mut self) {
+    /// Drops what no pod calls by a name any more; answers whether pods are to be asked again.
+    pub(super) fn loosen(&mut self) -> bool {
+        let mut room = BTreeSet::new();
         for id in std::mem::take(&mut self.changed.loose) {
             let Some(entry) = self.selectors.get(id).filter(|entry| entry.members.is_empty()) else { continue };
-            let Selector::Port { name, protocol, number } = &*entry.selector else { continue };
-            if let Some(state) = self.port_names.get_mut(name)
-                && state.bindings.remove(&(*protocol, *number)).is_some()
-            {
-                self.changed.policies.extend(&state.users);
-                self.changed.released.push(id);
+            let (Selector::Port { name, .. } | Selector::Unbound { name }) = &*entry.selector else { continue };
+            let Some(state) = self.port_names.get_mut(name) else { continue };
+            match &*entry.selector {
+                Selector::Port { protocol, number, .. } if state.bindings.get(&(*protocol, *number)) == Some(&id) => {
+                    state.bindings.remove(&(*protocol, *number));
+                    if let Some(space) = state.first.remove(&id) {
+                        let left = state.spaces.remove(&space).unwrap_or_default().saturating_sub(1);
+                        state.spaces.extend((left > 0).then(|| (space.clone(), left)));
+                        room.extend(state.unbound.map(|unbound| (unbound, space)));
+                    }
+                }
+                Selector::Unbound { .. } if state.unbound == Some(id) => state.unbound = None,
+                _ => continue,
             }
+            self.changed.policies.extend(&state.users);
+            self.changed.released.push(id);
         }
+        // There is room for ports of these namespaces.
+        let mut waiting = Vec::new();
+        for (unbound, space) in &room {
+            let members = self.selectors.get(*unbound).into_iter().flat_map(|entry| entry.members.iter());
+            let facts = members.filter_map(|id| Some((*id, &self.pods.get(*id)?.facts)));
+            waiting.extend(facts.filter(|(_, facts)| facts.name.0 == *space).map(|(id, facts)| (id, facts.clone())));
+        }
+        for (id, facts) in &waiting {
+            self.bind_ports(facts);
+            self.changed.pods.insert(*id);
+        }
+        !waiting.is_empty()
     }
 }

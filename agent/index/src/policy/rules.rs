@@ -23,6 +23,8 @@ pub(super) enum Identity {
     Isolation,
     /// All that a pod has whose object is not known.
     Unknown,
+    /// All that a pod has whose rules do not fit.
+    Crowded,
     /// A rule of a policy.
     Of { policy: u32, ingress: bool, index: usize, variant: Variant },
 }
@@ -167,7 +169,7 @@ impl Rules {
     pub(super) fn tell(
         &mut self,
         selectors: &mut Selectors,
-        mut tell: impl FnMut(v1::Key, Option<v1::Object>),
+        tell: &mut dyn FnMut(v1::Key, Option<v1::Object>),
     ) -> Vec<SelectorId> {
         let mut before: ByNumber<bool> = ByNumber::default();
         for id in std::mem::take(&mut self.touched) {
@@ -199,6 +201,11 @@ impl Rules {
         before.into_iter().filter(|(id, was)| is_active(id) != *was).map(|(id, _)| id).collect()
     }
 
+    /// How many lists have a rule.
+    pub(super) fn lists_with(&self, id: RuleId) -> usize {
+        self.rules.get(&id).map_or(0, |entry| entry.sets)
+    }
+
     /// How many rules and lists are in force.
     pub(super) fn len(&self) -> (usize, usize) {
         (self.rules.len(), self.sets.len())
@@ -206,7 +213,7 @@ impl Rules {
 }
 
 /// The selectors that a rule names, each once for each time that it is named.
-fn selectors_of(rule: &v1::Rule) -> impl Iterator<Item = SelectorId> + '_ {
+pub(super) fn selectors_of(rule: &v1::Rule) -> impl Iterator<Item = SelectorId> + '_ {
     let peers = match &rule.peers {
         v1::Peers::Any => &[],
         v1::Peers::Of { selectors, .. } => selectors.as_slice(),

@@ -178,7 +178,7 @@ impl Selectors {
                 self.release_part(labels, part, namespaces);
             }
             Selector::Nodes(_) => drop(self.nodes.remove(&id)),
-            Selector::Port { .. } => {}
+            Selector::Port { .. } | Selector::Unbound { .. } => {}
         }
         if !matches!(*selector, Selector::Nodes(_)) {
             for pod in members {
@@ -205,7 +205,7 @@ impl Selectors {
                 self.nodes.insert(id);
                 None
             }
-            Selector::Port { .. } => None,
+            Selector::Port { .. } | Selector::Unbound { .. } => None,
         }
     }
 
@@ -253,10 +253,12 @@ impl Selectors {
             part.is_none_or(|part| parts.is_some_and(|parts| parts.contains(&part))) && labels.matches(&facts.labels)
         };
         let ports = facts.ports.iter().filter(|_| pod.owns()).filter_map(|(name, protocol, number)| {
-            self.find(&Selector::Port { name: name.clone(), protocol: *protocol, number: *number })
+            let bound = self.find(&Selector::Port { name: name.clone(), protocol: *protocol, number: *number });
+            bound.or_else(|| self.find(&Selector::Unbound { name: name.clone() }))
         });
         let mut matching: Vec<SelectorId> = local.chain(global).filter(is_in).chain(ports).collect();
         matching.sort_unstable();
+        matching.dedup();
         matching
     }
 
@@ -312,7 +314,7 @@ impl Selectors {
                 let matching = namespaces.values().filter(|namespace| namespace.parts.contains(&part));
                 matching.for_each(|namespace| ask(namespace, labels));
             }
-            Selector::Nodes(_) | Selector::Port { .. } => return,
+            Selector::Nodes(_) | Selector::Port { .. } | Selector::Unbound { .. } => return,
         }
         members.sort_unstable();
         for pod in &members {

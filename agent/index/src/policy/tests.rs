@@ -2,6 +2,7 @@
 
 mod admin;
 mod anything;
+mod limits;
 mod ownership;
 mod random;
 mod refusals;

@@ -119,9 +119,9 @@ impl Assembler {
     }
 }
 
-/// The memory that an object takes, about. Only what a short message can blow up counts exactly: an empty set is one
-/// byte in a message and a `Vec` here.
-fn object_bytes(object: &v1::Object) -> usize {
+/// The memory that an object takes, about, in bytes: what counts toward [`MAX_TRANSACTION_BYTES`]. Only what a short
+/// message can blow up counts exactly: an empty set is one byte in a message and a `Vec` here.
+pub fn object_bytes(object: &v1::Object) -> usize {
     let addresses = |n: usize| n * size_of::<std::net::IpAddr>();
     let nets = |n: usize| n * size_of::<ipnet::IpNet>();
     size_of::<v1::Object>()
