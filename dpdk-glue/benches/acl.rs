@@ -6,12 +6,15 @@
 //! one of them. Half name their peers by a block, half by a selector that matches the pods of the prefix.
 #![allow(unsafe_code)]
 
+mod common;
+
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use common::{cpu_time, scramble};
 use dpdk_glue::{Eal, EalConfig};
 use podplane_tables::policy::{
     Action, Change, Decision, L4, NetSpec, PeersSpec, Policies, Ports, Query, RuleId, RuleSetId, RuleSpec, SelectorId,
@@ -349,18 +352,4 @@ fn config() -> dpdk_sys::rte_acl_config {
     config.num_categories = 1;
     config.num_fields = fields.len() as u32;
     config
-}
-
-fn scramble(n: u64) -> u64 {
-    let x = (n ^ (n >> 31)).wrapping_mul(0x7fb5_d329_728e_a185);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x81da_def4_bc2d_d44d);
-    x ^ (x >> 33)
-}
-
-/// The calling thread's CPU time.
-fn cpu_time() -> Duration {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the clock exists, and the structure is ours.
-    assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) }, 0);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }

@@ -6,11 +6,13 @@
 //! pages.
 #![allow(unsafe_code)]
 
+mod common;
+
 use std::ffi::c_void;
 use std::hint::black_box;
 use std::ptr::NonNull;
-use std::time::Duration;
 
+use common::{cpu_time, scramble};
 use dpdk_glue::{Eal, EalConfig};
 use podplane_packet::id::PortId;
 use podplane_tables::flow::{Action, Flags, FlowConfig, FlowTable, Half, Key, TimeoutClass, V4, Verdict};
@@ -176,18 +178,4 @@ impl Drop for Theirs {
         // SAFETY: created in `filled`, freed once, used by nobody else.
         unsafe { dpdk_sys::rte_hash_free(self.0.as_ptr()) };
     }
-}
-
-fn scramble(n: u64) -> u64 {
-    let x = (n ^ (n >> 31)).wrapping_mul(0x7fb5_d329_728e_a185);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x81da_def4_bc2d_d44d);
-    x ^ (x >> 33)
-}
-
-/// The calling thread's CPU time.
-fn cpu_time() -> Duration {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the clock exists, and the structure is ours.
-    assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) }, 0);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }

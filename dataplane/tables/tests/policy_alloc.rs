@@ -3,38 +3,15 @@
 //! Counted is what the test's own thread does: the harness allocates when it likes.
 #![allow(unsafe_code)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod counting;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use counting::allocations;
 use podplane_tables::policy::{
     Action, Change, Decision, L4, NetSpec, PeersSpec, Policies, Query, RuleId, RuleSetId, RuleSpec, SelectorId, Tier,
 };
-
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: hands everything to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // A thread that is ending has no such number any more, and is none of ours.
-        let _ = ALLOCATIONS.try_with(|n| n.set(n.get() + 1));
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn judging_does_not_allocate() {
@@ -63,10 +40,10 @@ fn judging_does_not_allocate() {
     let l4 = L4 { protocol: 6, port: Some(80) };
     let queries = peers.map(|peer| Query { set: RuleSetId(1), peer, l4, own: false });
     let mut decisions = [Decision { accept: false, rule: None }; 5];
-    let before = ALLOCATIONS.get();
+    let before = allocations();
     policies.judge_bulk(&queries, &mut decisions);
     let one_by_one = peers.map(|peer| policies.judge(RuleSetId(1), peer, l4, false));
-    assert_eq!(ALLOCATIONS.get() - before, 0);
+    assert_eq!(allocations() - before, 0);
     assert_eq!(one_by_one, decisions);
     assert_eq!(one_by_one.map(|decision| decision.accept), [false, false, false, true, true]);
 }
