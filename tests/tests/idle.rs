@@ -15,6 +15,13 @@ fn cpu_ns(pid: i64) -> u64 {
     threads.flatten().map(time).sum()
 }
 
+/// Whether more threads wanted to run within the last minute than there are cores.
+fn is_busy() -> bool {
+    let text = std::fs::read_to_string("/proc/loadavg").expect("Linux");
+    let load: f64 = text.split(' ').next().and_then(|load| load.parse().ok()).expect("a number");
+    load > std::thread::available_parallelism().map_or(1, usize::from) as f64
+}
+
 #[test]
 fn idle_nodes_use_little_and_the_first_packet_is_answered_at_once() {
     // The aims of issue "First light" are 5 % of a core and 1 ms, on a quiet machine and with release binaries. What is
@@ -37,9 +44,11 @@ fn idle_nodes_use_little_and_the_first_packet_is_answered_at_once() {
     std::thread::sleep(Duration::from_secs(5));
     let percent = (total() - before) as f64 / start.elapsed().as_nanos() as f64 * 100.0;
 
-    // Each echo finds both nodes idle for two seconds. The quickest counts: the machine may have other work.
+    // Each echo finds both nodes idle for two seconds. The usual one counts; on a machine that has other work, where each
+    // of five processes waits for its turn, the quickest.
+    let judged = |times: &[f64]| if is_busy() { times[0] } else { times[times.len() / 2] };
     let mut times: Vec<f64> = Vec::new();
-    while times.len() < 5 || (times.len() < 15 && times[0] >= FIRST_PACKET_MS) {
+    while times.len() < 5 || (times.len() < 15 && judged(&times) >= FIRST_PACKET_MS) {
         std::thread::sleep(Duration::from_secs(2));
         let report = succeed(&mut lab.exec("default/a", &["ping", "-c", "1", "-W", "20", &b[0]]));
         let time = report.split_once("time=").and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok());
@@ -48,5 +57,5 @@ fn idle_nodes_use_little_and_the_first_packet_is_answered_at_once() {
     }
     println!("idle: {percent:.2} % of one core; first packets after 2 s: {times:?} ms");
     assert!(percent < CPU_PERCENT, "an idle lab uses {percent:.2} % of one core");
-    assert!(times[0] < FIRST_PACKET_MS, "first packets took {times:?} ms");
+    assert!(judged(&times) < FIRST_PACKET_MS, "first packets took {times:?} ms");
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use podplane_tests::policy::{Program, policy, server};
 use podplane_tests::services::{Client, idler};
-use podplane_tests::{Lab, eventually, rounds, succeed};
+use podplane_tests::{Lab, PATIENCE, eventually, rounds, succeed};
 
 const NAMES: [&str; 3] = ["web", "alt", "dns"];
 
@@ -136,8 +136,13 @@ fn a_policy_is_in_force_soon() {
     let lab = up("t-pollate");
     let address = &lab.addresses("x/free")[0];
     let mut stream = Program::start(&lab, &Client::pod("near"), &["stream", address, "53"]);
-    let mut echoed = || -> u64 { stream.ask("").split_once(' ').expect("two numbers").1.parse().expect("a number") };
-    eventually("the stream echoes", || (echoed() > 50).then_some(()));
+    // Sent, and echoed.
+    let mut counts = || -> (u64, u64) {
+        let said = stream.ask("");
+        let (sent, echoed) = said.split_once(' ').expect("two numbers");
+        (sent.parse().expect("a number"), echoed.trim().parse().expect("a number"))
+    };
+    eventually("the stream echoes", || (counts().1 > 50).then_some(()));
     let folder = std::path::PathBuf::from("/run/podplane-lab").join(lab.name()).join("manifests");
     assert!(folder.is_dir(), "the lab keeps its objects elsewhere by now");
     let text = serde_json::json!({
@@ -151,18 +156,27 @@ fn a_policy_is_in_force_soon() {
         std::fs::write(&draft, text.to_string()).expect("the lab's folder");
         let start = Instant::now();
         std::fs::rename(&draft, &file).expect("the lab's folder");
-        // In force once an interval of ten datagrams brings no echo; its beginning counts.
-        let stopped = eventually("the stream stops", || {
-            let (at, before) = (start.elapsed(), echoed());
-            std::thread::sleep(Duration::from_millis(10));
-            (echoed() == before).then_some(at)
-        });
-        took.push(stopped);
+        // In force when the last echo came, which is known once so many datagrams more brought none, for so long: a
+        // silence alone may be that of a machine that has other work.
+        let (mut last, mut at) = (counts(), start.elapsed());
+        loop {
+            let now = counts();
+            if now.1 != last.1 {
+                (last, at) = (now, start.elapsed());
+            }
+            let silence = start.elapsed() - at;
+            if now.0 >= last.0 + 100 && silence > Duration::from_millis(500) {
+                break;
+            }
+            assert!(at < PATIENCE && silence < PATIENCE, "the stream does not stop");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        took.push(at);
         std::fs::remove_file(&file).expect("the policy is there");
         eventually("the stream goes on", || {
-            let before = echoed();
+            let before = counts().1;
             std::thread::sleep(Duration::from_millis(20));
-            (echoed() > before + 2).then_some(())
+            (counts().1 > before + 2).then_some(())
         });
     }
     took.sort_unstable();

@@ -4,14 +4,14 @@
 //! must come of it says the oracle of `tests/policy-model`, from the API's text.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use podplane_policy_model::api::Labels;
 use podplane_policy_model::objects::{Cluster, Container, ContainerPort, Name, Node, Pod, Protocol};
 use podplane_policy_model::oracle::{self, Direction, L4};
 use podplane_tests::policy::{Program, Target, server, try_all};
 use podplane_tests::services::Client;
-use podplane_tests::{Lab, eventually};
+use podplane_tests::{Lab, PATIENCE, eventually};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -159,7 +159,7 @@ impl Table {
     fn check(&mut self, case: &Case) -> Result<(), String> {
         let expected = self.expected();
         self.hand_made(case)?;
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + PATIENCE;
         let mut window = WINDOW;
         loop {
             let got = try_all(&mut self.probers, window);

@@ -1,7 +1,7 @@
 //! Devices that take nothing, or take it slowly: who pays for it.
 
 use std::net::UdpSocket;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use podplane_config::introspect::{Drop as Dropped, Port, Question, Status};
@@ -10,6 +10,8 @@ use podplane_config::v1::FromDataplane;
 use crate::node::{Agent, Node};
 use crate::{endpoint, local};
 
+/// So many requests of an existing flow show whether it loses any.
+const ENOUGH: u32 = 500;
 /// Pods whose devices take next to nothing.
 const STUCK: std::ops::RangeInclusive<u8> = 101..=200;
 
@@ -42,15 +44,15 @@ fn a_hundred_pods_that_refuse_their_packets_cost_nobody_else_anything() {
     let applied = agent.commit(1, true, all);
     assert_eq!(applied, FromDataplane::Applied { generation: 1, failed: vec![] });
 
-    let over = AtomicBool::new(false);
+    let (over, asked) = (AtomicBool::new(false), AtomicU32::new(0));
     let fullest = std::thread::scope(|scope| {
-        let (node, over) = (&node, &over);
+        let (node, over, asked) = (&node, &over, &asked);
         let ends = Over(over);
         let (server, client) = (
             node.in_pod(3, || UdpSocket::bind("0.0.0.0:7000").unwrap()),
             node.in_pod(4, || UdpSocket::bind("0.0.0.0:0").unwrap()),
         );
-        let flow = scope.spawn(move || echo(&server, &client, "10.244.1.3:7000", over));
+        let flow = scope.spawn(move || echo(&server, &client, "10.244.1.3:7000", over, asked));
         let flood = scope.spawn(move || {
             let sender = node.in_pod(2, || UdpSocket::bind("0.0.0.0:0").unwrap());
             let payload = [0; 1200];
@@ -64,8 +66,11 @@ fn a_hundred_pods_that_refuse_their_packets_cost_nobody_else_anything() {
         let began = Instant::now();
         let mut fullest = 0f64;
         let mut stuck_at = None;
-        while stuck_at.is_none_or(|at: Instant| at.elapsed() < Duration::from_secs(2)) {
-            assert!(began.elapsed() < Duration::from_secs(120), "the pods' devices never became full");
+        // On a busy machine requests take their time.
+        let is_short = |at: Instant| at.elapsed() < Duration::from_secs(2) || asked.load(Ordering::Relaxed) <= ENOUGH;
+        while stuck_at.is_none_or(is_short) {
+            let asked = asked.load(Ordering::Relaxed);
+            assert!(began.elapsed() < Duration::from_secs(120), "full: {stuck_at:?}; {asked} requests");
             let status: Status = node.ask(Question::Status);
             for pool in &status.buffers {
                 fullest = fullest.max(f64::from(pool.in_use) / f64::from(pool.capacity));
@@ -79,17 +84,17 @@ fn a_hundred_pods_that_refuse_their_packets_cost_nobody_else_anything() {
         drop(ends);
         flood.join().unwrap();
         let (sent, answered) = flow.join().unwrap();
-        assert!(sent > 50, "{sent} requests in {:?} prove nothing", began.elapsed());
-        // The kernel may lose some on the way to us, where two cores have to carry the flood, too.
-        assert!(sent - answered <= sent / 50, "{} of {sent} requests were lost", sent - answered);
+        assert!(sent > ENOUGH, "{sent} requests in {:?} prove nothing", began.elapsed());
+        assert_eq!(sent - answered, 0, "of {sent} requests");
         fullest
     });
     assert_eq!(drops(&node, "no-buffers"), 0);
     assert!(fullest < 0.9, "a pool was {fullest} full");
 }
 
-/// A request at a time, so that one that is lost is missed; the socket's buffer is not what is tested.
-fn echo(server: &UdpSocket, client: &UdpSocket, to: &str, over: &AtomicBool) -> (u32, u32) {
+/// A request at a time, so that one that is lost is missed; the socket's buffer is not what is tested. `asked` counts
+/// them.
+fn echo(server: &UdpSocket, client: &UdpSocket, to: &str, over: &AtomicBool, asked: &AtomicU32) -> (u32, u32) {
     client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     server.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     std::thread::scope(|scope| {
@@ -112,6 +117,7 @@ fn echo(server: &UdpSocket, client: &UdpSocket, to: &str, over: &AtomicBool) -> 
                 _ => {}
             }
             sent += 1;
+            asked.store(sent, Ordering::Relaxed);
             std::thread::sleep(Duration::from_millis(1));
         }
         (sent, answered)

@@ -19,6 +19,9 @@ import sys
 import threading
 import time
 
+# Seconds after which a datagram that was not answered is sent again.
+AGAIN = 0.2
+
 
 def family(host):
     return socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -63,7 +66,8 @@ def serve(tcp, udp):
 
 
 def attempt(targets, window):
-    """Which of the targets answer within the window."""
+    """Which of the targets answer within the window. Datagrams are sent again, as the kernel does with segments: a busy
+    machine may lose one."""
     chooser = selectors.DefaultSelector()
     answered = [False] * len(targets)
     socks = []
@@ -82,8 +86,17 @@ def attempt(targets, window):
         except OSError:
             pass
     end = time.monotonic() + window
+    again = time.monotonic() + AGAIN
     while chooser.get_map() and (left := end - time.monotonic()) > 0:
-        for key, _ in chooser.select(left):
+        if time.monotonic() >= again:
+            for key in list(chooser.get_map().values()):
+                try:
+                    if targets[key.data][0] == "udp":
+                        key.fileobj.send(b"?")
+                except OSError:
+                    pass
+            again = time.monotonic() + AGAIN
+        for key, _ in chooser.select(min(left, AGAIN)):
             sock, n = key.fileobj, key.data
             try:
                 if targets[n][0] == "tcp":
