@@ -16,13 +16,15 @@ mod node;
 mod nodes;
 mod policy;
 mod services;
+mod settings;
 mod surroundings;
 mod told;
 
-pub use index::{Index, NodeTraffic, Settings, Withheld};
+pub use index::{Index, Withheld};
 pub use k8s::{Kind, Object, ObjectKey};
 pub use node::{Family, NodeFacts};
 pub use policy::{PodIdentity, PodPolicyReport, PolicyReport, RuleReport, RulesReport};
 pub use services::{EndpointReport, FrontendReport, HealthCheck, PortReport, ServiceReport};
+pub use settings::{NodeTraffic, Settings};
 pub use surroundings::NodePortAddresses;
 pub use told::Changes;

@@ -6,10 +6,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 use podplane_config::v1::{Endpoint, HostPort, Protocol};
 
-use crate::index::Settings;
 use crate::k8s::ServiceCidr;
 use crate::node::{NodeFacts, is_unicast};
 use crate::nodes::Resolved;
+use crate::settings::Settings;
 
 /// At which of the node's addresses node ports are served.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

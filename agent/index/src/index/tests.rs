@@ -3,6 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::k8s::{Metadata, Node, NodeAddress, NodeSpec, NodeStatus};
+use crate::node::Family;
 
 fn settings() -> Settings {
     Settings::new("n0", Family::Ipv4, 100)

@@ -14,9 +14,10 @@ use std::net::IpAddr;
 
 use podplane_config::v1::{self, EndpointPolicy, Peers, PortKind, Protocol, RuleAction, Tier};
 
-use crate::index::{Index, Settings};
+use crate::index::Index;
 use crate::k8s::{Object, ObjectKey};
 use crate::node::Family;
+use crate::settings::Settings;
 use crate::{Kind, PodIdentity, manifest};
 
 /// Namespaces a (team=x), b (team=y) and c; their pods here are a/web, a/db, b/web, c/bare; b/far lives on another node.

@@ -12,9 +12,9 @@ use super::choose::{Here, Policies, Usable, choose};
 use super::claims::{Claims, Place};
 use super::facts::{PortFacts, ServiceFacts};
 use super::slices::{EndpointFacts, SliceFacts};
-use crate::index::Settings;
 use crate::node::Family;
 use crate::nodes::Resolved;
+use crate::settings::Settings;
 use crate::surroundings::Surroundings;
 
 /// A Service's slices by name.

@@ -16,8 +16,8 @@ use podplane_config::valid::{MAX_BACKENDS, MAX_FRONTENDS, MAX_SERVICES};
 pub(crate) use compile::Context;
 pub use report::{EndpointReport, FrontendReport, PortReport, ServiceReport};
 
-use crate::index::Settings;
 use crate::k8s;
+use crate::settings::Settings;
 use claims::Claims;
 use compile::{Compiled, Slices, compile, places};
 use facts::ServiceFacts;
