@@ -8,7 +8,7 @@ PACKAGES := build-essential pkg-config libdpdk-dev libclang-dev git \
             iproute2 nftables procps util-linux \
             iputils-ping iperf3 curl tcpdump ethtool python3
 
-.PHONY: help deps deps-cluster build test test-cluster test-deploy lint loom demo image manifests bench fuzz clean
+.PHONY: help deps deps-cluster build test test-cluster test-deploy lint loom demo image test-image manifests bench fuzz clean
 
 help:
 	@echo 'make demo    build, bring up two nodes with pods, show that they talk, take all down (KEEP=1: leave it up)'
@@ -82,6 +82,10 @@ manifests:
 
 test-deploy:
 	deploy/tests/chart
+
+# That the image runs on the oldest CPUs; needs qemu-user-static.
+test-image: image
+	deploy/tests/baseline $(IMAGE)
 
 # Whole paths against the kernel, then the packet path and the tables alone (criterion; no devices), then the flow table
 # beside rte_hash and policies beside rte_acl. Some 35 minutes after the build on two cores; `podplane-perf list` names the single rows.

@@ -10,12 +10,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use k8s_openapi::api::core::v1::{Node, Taint};
+use kube::Api;
+use kube::api::{Patch, PatchParams};
 use podplane_hostnet::{Netlink, ingress_drop, takeover};
 
+use crate::check_api::ApiFlags;
+use crate::cluster::{Cluster, explain};
 use crate::{duties, publish};
 
+/// What Podplane's taints, conditions and annotations begin with.
+const OURS: &str = "podplane.io/";
 /// How often it is looked whether the processes have ended.
 const LOOK: Duration = Duration::from_millis(200);
+/// How often a Node that others change is looked at again.
+const CONFLICTS: usize = 10;
 /// What the processes keep in the state folder; nothing else is removed from it.
 const STATE: [&str; 5] = ["ipam.redb", "reserved-ports.json", "uplink.json.tmp", "pending-del", "checkpoint"];
 /// What they leave in the run folder when they are killed.
@@ -37,6 +46,13 @@ pub struct Cleanup {
     /// Pods that still run lose their network.
     #[arg(long)]
     pub purge: bool,
+    /// Name of this node's Node object, to take Podplane's taints, conditions and annotations off it, where an API server
+    /// is named.
+    #[arg(long, env = "NODE_NAME")]
+    pub node: Option<String>,
+    /// How to reach it.
+    #[command(flatten)]
+    pub api: ApiFlags,
 }
 
 impl Cleanup {
@@ -59,6 +75,35 @@ impl Cleanup {
         Ok(format!("{done}; devices of pods removed: {pods}; files removed"))
     }
 
+    /// Takes what is Podplane's off the Node object; `None`: no API server or no node was named.
+    ///
+    /// # Errors
+    /// An API server that cannot be reached, or refuses.
+    pub async fn leave_the_cluster(&self) -> Result<Option<String>> {
+        let Some(node) = self.node.as_ref().filter(|_| self.api.is_given()) else { return Ok(None) };
+        let cluster = Cluster::prepare(&self.api.options(), node).await?;
+        let nodes: Api<Node> = Api::all(cluster.client.clone());
+        let wrong = |error: kube::Error| anyhow::anyhow!(explain(&cluster.url, &error));
+        // Somebody else may change the taints meanwhile: then the version is another one, and we look again.
+        for _ in 0..CONFLICTS {
+            let Some(object) = nodes.get_opt(node).await.map_err(wrong)? else {
+                return Ok(Some("no such Node".into()));
+            };
+            let status = serde_json::json!({"status": {"conditions": conditions_off(&object)}});
+            let params = PatchParams::default();
+            nodes.patch_status(node, &params, &Patch::Strategic(status)).await.map_err(wrong)?;
+            let Some(patch) = marks_off(&nodes.get(node).await.map_err(wrong)?) else {
+                return Ok(Some(format!("Node {node}: nothing of ours is left")));
+            };
+            match nodes.patch(node, &params, &Patch::Merge(patch)).await {
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                Err(error) => return Err(wrong(error)),
+                Ok(_) => return Ok(Some(format!("Node {node}: taints, conditions and annotations removed"))),
+            }
+        }
+        bail!("the Node {node} is changed by others all the time: try again")
+    }
+
     fn wait_for_the_end(&self) -> Result<()> {
         let until = Instant::now() + Duration::from_secs(self.wait);
         loop {
@@ -79,6 +124,35 @@ impl Cleanup {
         }
         duties::is_agent_listening(&self.run_dir).then(|| ("an agent", self.run_dir.join(podplane_api::path::SOCKET)))
     }
+}
+
+/// Of a strategic merge patch: our conditions, to be deleted.
+fn conditions_off(node: &Node) -> Vec<serde_json::Value> {
+    let conditions = node.status.iter().filter_map(|status| status.conditions.as_ref()).flatten();
+    let ours = |name: &str| name.starts_with(OURS) || name == "NetworkUnavailable";
+    let off = |name: &str| serde_json::json!({"type": name, "$patch": "delete"});
+    conditions.filter(|condition| ours(&condition.type_)).map(|condition| off(&condition.type_)).collect()
+}
+
+/// A merge patch that takes our taints and annotations off this version of the Node; `None`: there are none.
+fn marks_off(node: &Node) -> Option<serde_json::Value> {
+    let taints = node.spec.iter().filter_map(|spec| spec.taints.as_ref()).flatten();
+    let (ours, others): (Vec<&Taint>, Vec<&Taint>) = taints.partition(|taint| taint.key.starts_with(OURS));
+    let notes: serde_json::Map<_, _> = node
+        .metadata
+        .annotations
+        .iter()
+        .flatten()
+        .filter(|(key, _)| key.starts_with(OURS))
+        .map(|(key, _)| (key.clone(), serde_json::Value::Null))
+        .collect();
+    if ours.is_empty() && notes.is_empty() {
+        return None;
+    }
+    Some(serde_json::json!({
+        "metadata": {"resourceVersion": node.metadata.resource_version, "annotations": notes},
+        "spec": {"taints": others},
+    }))
 }
 
 /// Removes the host ends of pods, known by their alias; returns how many there were.
@@ -141,6 +215,29 @@ mod tests {
     }
 
     #[test]
+    fn a_node_is_left_with_what_is_others() {
+        let node: Node = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "n1", "resourceVersion": "7", "annotations": {"podplane.io/x": "1", "y": "2"}},
+            "spec": {"taints": [{"key": "podplane.io/not-ready", "effect": "NoSchedule"}, {"key": "other", "effect": "NoExecute"}]},
+            "status": {"conditions": [
+                {"type": "Ready", "status": "True"},
+                {"type": "NetworkUnavailable", "status": "False"},
+                {"type": "podplane.io/Ready", "status": "True"},
+            ]},
+        }))
+        .unwrap();
+        let names: Vec<_> = conditions_off(&node).into_iter().map(|condition| condition["type"].clone()).collect();
+        assert_eq!(names, ["NetworkUnavailable", "podplane.io/Ready"]);
+        let patch = marks_off(&node).unwrap();
+        assert_eq!(
+            patch["metadata"],
+            serde_json::json!({"resourceVersion": "7", "annotations": {"podplane.io/x": null}})
+        );
+        assert_eq!(patch["spec"]["taints"], serde_json::json!([{"key": "other", "effect": "NoExecute"}]));
+        assert_eq!((conditions_off(&Node::default()).len(), marks_off(&Node::default())), (0, None));
+    }
+
+    #[test]
     fn files_of_others_stay_and_so_does_their_folder() {
         let root = tempfile::tempdir().unwrap();
         let state = root.path().join("state");
@@ -163,7 +260,8 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let (run_dir, state_dir) = (root.path().join("run"), root.path().join("state"));
         fs::create_dir_all(&run_dir).unwrap();
-        let cleanup = Cleanup { run_dir: run_dir.clone(), state_dir, wait: 0, purge: true };
+        let api = ApiFlags { api_server: None, credentials: "/nowhere".into(), kubeconfig: None };
+        let cleanup = Cleanup { run_dir: run_dir.clone(), state_dir, wait: 0, purge: true, node: None, api };
         for (socket, process) in [(publish::SOCKET, "a dataplane"), (podplane_api::path::SOCKET, "an agent")] {
             let listener = UnixListener::bind(run_dir.join(socket)).unwrap();
             let refused = cleanup.run().unwrap_err().to_string();

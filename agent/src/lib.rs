@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attachments;
+pub mod check_api;
 pub mod cleanup;
 pub mod cluster;
 pub mod desired;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use podplane_agent::check_api::ApiFlags;
 use podplane_agent::cleanup::Cleanup;
 use podplane_agent::flags::{ServiceFlags, SourceFlags};
 use podplane_agent::host::Kernel;
@@ -31,6 +32,8 @@ enum Command {
     /// Removes what the agent keeps on the node, and gives the uplink back. For uninstalling: stop agent and dataplane
     /// first.
     Cleanup(Cleanup),
+    /// Asks the API server for its version and its clock, and prints what came of it as JSON.
+    CheckApi(ApiFlags),
     /// Does nothing until it is told to stop: for a pod whose work its init containers did.
     Pause,
 }
@@ -76,7 +79,8 @@ enum LogFormat {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
-        Some(Command::Cleanup(cleanup)) => cleanup.run().map(|done| println!("{done}")),
+        Some(Command::Cleanup(cleanup)) => clean_up(&cleanup),
+        Some(Command::CheckApi(flags)) => check_api(&flags),
         Some(Command::Pause) => pause(),
         None => run(cli.run),
     };
@@ -152,10 +156,26 @@ fn start_log(args: &Run) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn clean_up(cleanup: &Cleanup) -> anyhow::Result<()> {
+    println!("{}", cleanup.run()?);
+    if let Some(done) = small_runtime()?.block_on(cleanup.leave_the_cluster())? {
+        println!("{done}");
+    }
+    Ok(())
+}
+
+fn check_api(flags: &ApiFlags) -> anyhow::Result<()> {
+    let answer = small_runtime()?.block_on(podplane_agent::check_api::check(flags));
+    println!("{}", serde_json::to_string(&answer)?);
+    Ok(())
+}
+
+fn small_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
+}
+
 fn pause() -> anyhow::Result<()> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-    runtime.block_on(async {
+    small_runtime()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
         terminate.recv().await;
         Ok(())

@@ -1,6 +1,7 @@
 //! `podplane`: the operator's command.
 #![forbid(unsafe_code)]
 
+mod doctor;
 mod lab;
 mod output;
 mod see;
@@ -38,6 +39,8 @@ enum Command {
     Policies(see::PoliciesArgs),
     /// Say what would become of a packet, by which rule, without sending one; exit status 1 where it does not go on.
     Explain(see::ExplainArgs),
+    /// Say whether this host is fit for Podplane, and what to do where it is not; exit status 1 where it is not.
+    Doctor(doctor::DoctorArgs),
     /// A cluster of namespaces on this machine, for demos, CI and tests.
     Lab(lab::LabArgs),
 }
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Command::Services(args) => see::services(&cli.run_dir, args).map(|()| true),
         Command::Policies(args) => see::policies(&cli.run_dir, args),
         Command::Explain(args) => see::explain(&cli.run_dir, args),
+        Command::Doctor(args) => doctor::doctor(&cli.run_dir, args),
         Command::Lab(args) => lab::run(args).map(|()| true),
     };
     match done {
