@@ -4,9 +4,10 @@
 //! moves behind ours, and ours send single ports of own addresses to a table whose default route is the host port. They
 //! hold for what the node itself sends (`iif lo`): what comes back from the host port is delivered as ever.
 //!
-//! Others keep what is forwarded from bearing an own IPv6 address: pods always let their node in, and the dataplane knows
-//! the node by the host port and its own addresses. The kernel drops such packets of IPv4 by itself (martian sources),
-//! but not of IPv6, where a container or a host behind another device could speak in the node's name.
+//! Others keep what is forwarded from bearing an own IPv6 address. The dataplane would not take it for the node's
+//! ([`node_routes`](crate::node_routes)), but rules of policies may well name that address. The kernel drops such packets
+//! of IPv4 by itself (martian sources), but not of IPv6, where a container or a host behind another device could speak
+//! in the node's name.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

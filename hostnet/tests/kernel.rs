@@ -310,13 +310,37 @@ fn node_routes_touch_only_what_differs() {
         mtu: Some(1450),
     };
     let changed = node_routes::ensure(&mut space.netlink, &wanted).unwrap();
-    assert_eq!((changed.set, changed.removed, changed.neighbours), (4, 0, 2));
+    // Of each prefix a route for what the node sends and one for what it forwards; of each family a rule.
+    assert_eq!((changed.set, changed.removed, changed.neighbours), (2 * 4 + 2, 0, 4));
     assert_eq!(node_routes::ensure(&mut space.netlink, &wanted).unwrap(), Default::default());
     let shown = space.sh("ip route get 10.244.1.7; ip -6 route get fd00:2::7; ip neigh show dev podplane0");
-    assert!(shown.contains("via 169.254.1.1 dev podplane0 src 192.0.2.10"), "{shown}");
-    assert!(shown.contains("via fe80::50:50ff:fe00:1 dev podplane0") && shown.contains("src 2001:db8::10"), "{shown}");
+    assert!(shown.contains("via 169.254.1.1 dev podplane0 table 101 src 192.0.2.10"), "{shown}");
+    assert!(
+        shown.contains("via fe80::50:50ff:fe00:1 dev podplane0 table 101") && shown.contains("src 2001:db8::10"),
+        "{shown}"
+    );
     assert!(shown.contains("fe80::50:50ff:fe00:1 lladdr 02:50:50:00:00:01 PERMANENT"), "{shown}");
     assert!(!shown.contains("fe80::1 "), "which may be the node's real router: {shown}");
+    space.sh("echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding");
+    space.sh(
+        "ip link add c0 type veth peer name c1; ip link set c0 up; ip link set c1 up; ip addr add 172.17.0.1/16 dev c0",
+    );
+    space.sh("ip addr add fd00:17::1/64 dev c0 nodad");
+    let forwarded = "ip route get 10.244.1.7 from 172.17.0.2 iif c0; ip -6 route get fd00:2::7 from fd00:17::2 iif c0";
+    let shown = space.sh(&format!("{forwarded}; ip neigh show dev podplane0"));
+    assert!(shown.contains("via 169.254.1.2 dev podplane0"), "{shown}");
+    assert!(shown.contains("via fe80::50:50ff:fe00:2 dev podplane0"), "{shown}");
+    assert!(shown.contains("169.254.1.2 lladdr 02:50:50:00:00:02 PERMANENT"), "{shown}");
+    assert!(shown.contains("fe80::50:50ff:fe00:2 lladdr 02:50:50:00:00:02 PERMANENT"), "{shown}");
+    // Whatever others have the main table asked for: their rules lie behind.
+    space.sh("ip rule add pref 200 lookup main suppress_prefixlength 0; ip rule add pref 201 lookup 7");
+    assert!(space.sh("ip route get 10.244.1.7").contains("via 169.254.1.1 dev podplane0 table 101"));
+    // Without our rule nothing is the node's.
+    space.sh("ip rule del pref 104");
+    assert!(space.sh("ip route get 10.244.1.7").contains("via 169.254.1.2"));
+    let changed = node_routes::ensure(&mut space.netlink, &wanted).unwrap();
+    assert_eq!((changed.set, changed.removed, changed.neighbours), (1, 0, 0));
+    space.sh("ip rule del pref 200; ip rule del pref 201; ip link del c0");
 
     wanted.prefixes.remove(1);
     wanted.prefixes.push("10.244.9.0/24".parse().unwrap());
@@ -324,12 +348,16 @@ fn node_routes_touch_only_what_differs() {
         "ip route del 10.244.0.0/24; ip neigh del 169.254.1.1 dev podplane0; ip route add 10.250.0.0/16 dev podplane0",
     );
     let changed = node_routes::ensure(&mut space.netlink, &wanted).unwrap();
-    assert_eq!((changed.set, changed.removed, changed.neighbours), (2, 1, 1));
+    assert_eq!((changed.set, changed.removed, changed.neighbours), (3, 2, 1));
     wanted.source_v4 = None;
     let changed = node_routes::ensure(&mut space.netlink, &wanted).unwrap();
-    assert_eq!((changed.set, changed.removed), (2, 0));
+    assert_eq!((changed.set, changed.removed), (4, 0));
     node_routes::remove_all(&mut space.netlink).unwrap();
-    assert_eq!(space.sh("ip route show proto 80; ip -6 route show proto 80"), "");
+    assert_eq!(
+        space.sh("ip route show proto 80 table all; ip -6 route show proto 80 table all; ip neigh show nud permanent"),
+        ""
+    );
+    assert_eq!(space.sh("ip rule show proto 80; ip -6 rule show proto 80"), "");
     assert!(space.sh("ip route").contains("10.250.0.0/16"), "not ours");
     assert_eq!(space.run(|| takeover::restore(state.path())).unwrap(), takeover::Restored::GivenBack);
     assert_eq!(space.sh("nft list ruleset; ip link | grep podplane || true"), "");

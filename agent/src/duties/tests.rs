@@ -109,13 +109,15 @@ fn routes_follow_the_nodes_and_are_put_back() {
         let has = |prefix: &'static str| {
             move |space: &Space| {
                 let route = space.ip(&format!("route show {prefix}"));
-                route.contains("via 169.254.1.1 dev podplane0")
+                route.contains("via 169.254.1.2 dev podplane0")
                     && route.contains("src 192.0.2.1")
                     && route.contains("mtu 1450")
             }
         };
         space.until("said to be in place", |_| desired.read(|index| placed.obstacle(index)).is_none()).await;
         assert!(has("10.0.1.0/24")(&space) && has("10.0.2.0/24")(&space), "they are when it is said");
+        let own = space.ip("route get 10.0.2.7");
+        assert!(own.contains("via 169.254.1.1 dev podplane0 table 101 src 192.0.2.1"), "what the node sends: {own}");
         // This node said nothing of an IPv6 address of its own.
         assert_eq!(space.ip("-6 route show fd00:2::/64"), "");
         let gateway = |space: &Space| {
@@ -140,7 +142,8 @@ fn routes_follow_the_nodes_and_are_put_back() {
     drop(dataplane);
     let state = space.path();
     space.netns.run(|| remove_all(&state).unwrap()).unwrap();
-    assert_eq!(space.ip("route show 10.0.1.0/24"), "");
+    assert_eq!(space.ip("route show 10.0.1.0/24 table all"), "");
+    assert!(!space.ip("rule").contains("lookup 101"));
     space.netns.run(|| takeover::restore(&state).unwrap()).unwrap();
 }
 

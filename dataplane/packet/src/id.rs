@@ -84,6 +84,9 @@ impl Mac {
     /// The address that every Podplane gateway answers with, on every pod port and the host port of every node.
     /// Locally administered; equal everywhere, so that a pod that moves keeps its neighbour entry.
     pub const GATEWAY: Mac = Mac([0x02, 0x50, 0x50, 0x00, 0x00, 0x01]);
+    /// The same gateway on the host port of every node, for what the node's kernel forwards: the node's routes give what
+    /// it sends itself to [`Mac::GATEWAY`], and all else to this one.
+    pub const GATEWAY_FORWARDED: Mac = Mac([0x02, 0x50, 0x50, 0x00, 0x00, 0x02]);
 
     /// Whether the group bit is set (multicast and broadcast).
     #[inline]

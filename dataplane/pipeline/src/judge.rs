@@ -4,9 +4,9 @@
 //!   place, and the server's after Service translation.
 //! - The egress rules of the client count if it is a pod of this node, the ingress rules of the server likewise; both
 //!   must accept. Other nodes judge their pods themselves.
-//! - A pod and its own node always reach each other. From the node is what came in by the host port **and** bears one of
-//!   the node's own addresses; what the node's kernel forwards for others, and what others send under a node's address,
-//!   is not. To the node is what leads to its own stack.
+//! - A pod and its own node always reach each other. From the node is what came in by the host port to the gateway of
+//!   what the node itself sends **and** bears one of the node's own addresses; what the node's kernel forwards for others,
+//!   masqueraded or not, and what others send under a node's address, is not. To the node is what leads to its own stack.
 //! - A pod that reaches itself is exempt from NetworkPolicy (`own`), not from the tiers around it.
 //! - Replies and ICMP errors are not judged here: they belong to a flow that was.
 
@@ -33,6 +33,8 @@ pub(crate) struct Connection {
     port: u16,
     /// The zone that the client's packets come in.
     from: u8,
+    /// The node's kernel forwarded them.
+    forwarded: bool,
 }
 
 /// Whose rules.
@@ -80,20 +82,28 @@ impl Connection {
     /// The one that a packet without a flow opens. Behind `route`, before anything masquerades.
     pub(crate) fn opened_by(ctx: &Ctx) -> Connection {
         let new = ctx.new_tuple();
-        Connection { client: ctx.ip.src, server: new.dst, proto: ctx.ip.proto, port: new.dport, from: ctx.zone() }
+        Connection {
+            client: ctx.ip.src,
+            server: new.dst,
+            proto: ctx.ip.proto,
+            port: new.dport,
+            from: ctx.zone(),
+            forwarded: ctx.client.has(Flags::FORWARDED),
+        }
     }
 
     /// The one that a half-entry belongs to.
     pub(crate) fn of<A: Addr>(half: &Half<A>) -> Connection {
         let key = &half.key;
+        let forwarded = half.flags.has(Flags::FORWARDED);
         let (to, port) = half.verdict.rewrite.map_or((key.dst, key.dport), |n| (n.dst, n.dport));
         if half.flags.has(Flags::INITIATOR) && !half.flags.has(BARRED) {
             let (client, server) = (key.src.ip(), to.ip());
-            Connection { client, server, proto: key.proto, port, from: key.zone }
+            Connection { client, server, proto: key.proto, port, from: key.zone, forwarded }
         } else {
             // What replies are translated back to is the client's own address.
             let (client, server) = (to.ip(), key.src.ip());
-            Connection { client, server, proto: key.proto, port: key.sport, from: leads_to(half.flags) }
+            Connection { client, server, proto: key.proto, port: key.sport, from: leads_to(half.flags), forwarded }
         }
     }
 
@@ -110,7 +120,7 @@ impl Connection {
     /// Whether the node itself is the client. 127.0.0.1 is no address that it could have forwarded from.
     fn is_from_node(&self, snap: &Snapshot) -> bool {
         let own = |a: IpAddr| a.is_loopback() || snap.route(a) == Some(NextHop::Host);
-        self.from == zone::HOST && own(self.client)
+        self.from == zone::HOST && !self.forwarded && own(self.client)
     }
 
     /// The port of this node's pod at an end, if there is one.
@@ -218,6 +228,6 @@ impl Snapshot {
             Origin::Node => zone::HOST,
             Origin::Elsewhere => zone::TUNNEL,
         };
-        peek(self, Connection { client, server, proto, port, from })
+        peek(self, Connection { client, server, proto, port, from, forwarded: false })
     }
 }

@@ -63,7 +63,7 @@ mod tcp {
 pub(crate) const fn observe(before: Flags, tcp_flags: Option<u8>) -> Flags {
     let Some(tcp_flags) = tcp_flags else { return before.with(Flags::SEEN) };
     let closed = Flags::FIN.with(Flags::RST).with(Flags::PEER_FIN).with(Flags::PEER_RST);
-    let mut flags = before.with(Flags::SEEN).with(Flags::TCP);
+    let mut flags = before.with(Flags::SEEN);
     if tcp_flags & tcp::SYN == 0 {
         flags = flags.with(DATA);
     } else if before.0 & closed.0 != 0 {

@@ -6,7 +6,7 @@ use podplane_packet::buf::PacketBuf;
 use podplane_packet::id::{Mac, PortId};
 use podplane_packet::nat::Tuple;
 use podplane_tables::VtepIndex;
-use podplane_tables::flow::{Action, FlowHash, Key, Slot, V4, V6};
+use podplane_tables::flow::{Action, Flags, FlowHash, Key, Slot, V4, V6};
 
 use crate::drop::DropReason;
 use crate::engine::State;
@@ -173,6 +173,8 @@ pub(crate) struct Ctx {
     pub(crate) back: Action,
     /// What its tuple becomes; for an ICMP error, that of the packets which go the error's way.
     pub(crate) rewrite: Option<Tuple>,
+    /// What its way says of the client, if it opens a flow: [`Flags::FORWARDED`] or nothing.
+    pub(crate) client: Flags,
     /// It need not be ours: if it belongs to no flow, it passes between uplink and host port unchanged.
     pub(crate) borrowed: bool,
     /// Another worker refused the flow's reply tuple: take another source port at once.
@@ -205,6 +207,7 @@ impl Ctx {
             out: Action::Drop(DropReason::NoRoute as u8),
             back: Action::Drop(DropReason::NoRoute as u8),
             rewrite: None,
+            client: Flags::NONE,
             borrowed: false,
             renumber: false,
             pass: None,

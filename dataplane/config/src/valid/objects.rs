@@ -139,7 +139,7 @@ pub(super) fn endpoint(raw: &v1::Endpoint) -> Result<Endpoint, Refusal> {
         return refuse(object, format!("{host_ifname:?} is no name of a network interface"));
     }
     let mac = Mac(raw.mac);
-    if mac.is_group() || mac == Mac::default() || mac == Mac::GATEWAY {
+    if mac.is_group() || [Mac::default(), Mac::GATEWAY, Mac::GATEWAY_FORWARDED].contains(&mac) {
         return refuse(object, format!("{mac} is no address that a pod can have"));
     }
     let mut addresses = Addresses::default();

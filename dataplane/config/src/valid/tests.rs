@@ -117,6 +117,7 @@ fn what_contradicts_itself_is_refused_by_name() {
     };
     assert!(endpoint(|e| e.mac = [0x33, 0, 0, 0, 0, 1]).contains("no address"));
     assert!(endpoint(|e| e.mac = Mac::GATEWAY.0).contains("no address"));
+    assert!(endpoint(|e| e.mac = Mac::GATEWAY_FORWARDED.0).contains("no address"));
     assert!(endpoint(|e| e.addresses.clear()).contains("has no address"));
     assert!(endpoint(|e| e.addresses.push(ip("10.244.1.9"))).contains("second address"));
     assert!(endpoint(|e| e.addresses = vec![ip("10.77.0.11")]).contains("also that of a node"));

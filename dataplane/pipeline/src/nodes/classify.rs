@@ -1,16 +1,18 @@
 //! Where a frame goes by the port that it came in on and its Ethernet header.
 //!
-//! Uses: `meta().port`, `meta().vlan`, the Ethernet header. Sets: `via`, `l3`.
+//! Uses: `meta().port`, `meta().vlan`, the Ethernet header. Sets: `via`, `l3`, `client`.
 //!
 //! - Pods have one neighbour, the gateway: IP goes on to be parsed, ARP to be answered, the rest is dropped.
-//! - From the host port, what is addressed to the gateway's MAC is routed; the rest belongs to the uplink's network, but
-//!   may be answers of backends on the node's own network.
+//! - From the host port, what is addressed to a gateway's MAC is routed: to one what the node itself sends, to the other
+//!   what its kernel forwards for others, who are not the node whatever address they were given. The rest belongs to the
+//!   uplink's network, but may be answers of backends on the node's own network.
 //! - From the uplink, `underlay` knows what is ours; the rest belongs to the node's own stack.
 //!
 //! Next: `arp`, `parse`, `underlay`, `egress`, `l2_pass`.
 
 use podplane_packet::buf::PacketBuf;
 use podplane_packet::id::Mac;
+use podplane_tables::flow::Flags;
 
 use super::{Next, Pkt, World};
 use crate::drop::DropReason;
@@ -59,7 +61,12 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
     match port.kind {
         PortClass::Pod if eth[6..12] != port.mac.0 => Next::Drop(DropReason::SpoofedMac),
         PortClass::Pod => pod(dst, ethertype, tagged, w.snap.local().is_some()),
-        PortClass::Host => host(dst, ethertype, tagged, w.snap),
+        PortClass::Host => {
+            if dst == Mac::GATEWAY_FORWARDED {
+                p.ctx.client = Flags::FORWARDED;
+            }
+            host(dst, ethertype, tagged, w.snap)
+        }
         PortClass::Uplink if tagged || w.snap.local().is_none() => Next::To(NodeId::L2Pass),
         PortClass::Uplink => match ethertype {
             IPV4 | IPV6 => Next::To(NodeId::Underlay),
@@ -82,12 +89,13 @@ fn pod(dst: Mac, ethertype: u16, tagged: bool, configured: bool) -> Next {
 
 fn host(dst: Mac, ethertype: u16, tagged: bool, snap: &Snapshot) -> Next {
     let configured = snap.local().is_some();
+    let routed = [Mac::GATEWAY, Mac::GATEWAY_FORWARDED].contains(&dst);
     let answers = configured && snap.services().has_host_backends() && !tagged && !dst.is_group();
     match ethertype {
         ARP if !tagged => Next::To(NodeId::Arp),
         IPV6 if dst == GATEWAY_GROUP && !tagged => Next::To(NodeId::Parse),
-        IPV4 | IPV6 if dst != Mac::GATEWAY && answers => Next::To(NodeId::Egress),
-        _ if dst != Mac::GATEWAY => Next::To(NodeId::L2Pass),
+        IPV4 | IPV6 if !routed && answers => Next::To(NodeId::Egress),
+        _ if !routed => Next::To(NodeId::L2Pass),
         _ if tagged => Next::Drop(DropReason::VlanTagged),
         _ if !configured => Next::Drop(DropReason::NotConfigured),
         IPV4 | IPV6 => Next::To(NodeId::Parse),

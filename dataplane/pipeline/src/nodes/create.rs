@@ -190,7 +190,7 @@ fn both<A: Addr, E: Env>(
         Action::Encap(vtep) | Action::Enter(vtep) => Some(vtep),
         _ => None,
     };
-    let flags = observe(Flags::INITIATOR, ctx.l4.tcp_flags);
+    let flags = observe(Flags::INITIATOR.with(ctx.client), ctx.l4.tcp_flags);
     let forward = Half {
         key,
         verdict: Verdict { action: ctx.out, rewrite },
@@ -208,7 +208,7 @@ fn both<A: Addr, E: Env>(
     let reply = Half {
         key: reply_key,
         verdict: Verdict { action: ctx.back, rewrite: undo },
-        flags: halves::leading_to(Flags::REPLY, key.zone).with(moved),
+        flags: halves::leading_to(Flags::REPLY.with(ctx.client), key.zone).with(moved),
         vtep: to_vtep.or(ctx.via.vtep),
         ..forward
     };

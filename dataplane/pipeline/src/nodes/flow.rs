@@ -104,12 +104,15 @@ where
     }
     let moved = ctx.via.vtep.is_some() && entry.vtep() != ctx.via.vtep;
     let flags = entry.flags();
+    // A flow of the node's is none of those whom its kernel gives the same address and port, nor theirs the node's.
+    let other_client = is_of_another_client(flags, ctx.client);
     let again =
         own && is_opening(ctx.l4.tcp_flags) && (entry.rewrite().is_some() && is_closed(flags) || flags.has(BARRED));
-    if validity == Validity::Revalidate || moved || again || matches!(entry.action(), Action::Drop(_)) {
+    if validity == Validity::Revalidate || moved || again || other_client || matches!(entry.action(), Action::Drop(_)) {
         ctx.slot = Some(slot);
         let stale = validity == Validity::Revalidate;
-        match unusual::<A, E>(w, ctx, stale, again) {
+        let judged = if other_client { Err(Unusual::End) } else { unusual::<A, E>(w, ctx, stale, again) };
+        match judged {
             Ok(()) => {}
             Err(Unusual::Denied(drop)) => return Hit::Denied(drop),
             Err(Unusual::Forbidden(Denial { port, direction })) => {
@@ -145,6 +148,14 @@ where
         }
     }
     Hit::Allowed
+}
+
+/// Whether a packet of an initiator's half came by another gateway of the host port than the flow's first one. What
+/// answers may come by either.
+#[inline]
+fn is_of_another_client(flags: Flags, client: Flags) -> bool {
+    let initiator = flags.0 & (Flags::INITIATOR.0 | BARRED.0) == Flags::INITIATOR.0;
+    initiator && (flags.0 ^ client.0) & Flags::FORWARDED.0 != 0
 }
 
 /// Judges an entry again, moves it to another entry node, or says why the packet may not go on.

@@ -63,7 +63,7 @@ where
         generation: w.snap.generation(),
         last_seen: w.now,
         peer: None,
-        flags: halves::leading_to(Flags::INITIATOR, reply_zone(ctx.out)),
+        flags: halves::leading_to(Flags::INITIATOR.with(ctx.client), reply_zone(ctx.out)),
         class: TimeoutClass::Deny,
         local_port,
         vtep: ctx.via.vtep,

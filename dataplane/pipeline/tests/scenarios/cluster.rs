@@ -207,13 +207,16 @@ impl Cluster {
     /// Sends a packet in at a place.
     pub fn send(&mut self, place: &str, text: &str) -> Result<(), String> {
         let mut spec = packet::build(text, &self.names)?;
-        let (node, port) = self.place(place)?;
+        // What a node's kernel forwards goes to another gateway than what the node itself sends.
+        let forwarded = place.strip_prefix("kernel").map(|n| format!("node{n}"));
+        let gateway = if forwarded.is_some() { Mac::GATEWAY_FORWARDED } else { Mac::GATEWAY };
+        let (node, port) = self.place(forwarded.as_deref().unwrap_or(place))?;
         (spec.dst_mac, spec.src_mac) = match port {
             PortId::UPLINK => (self.sim.nodes[node].uplink_mac(), self.neighbour(source(&spec))?.unwrap_or(ROUTER)),
             // The node's stack knows the world outside by its own routes; its own addresses come here by rules of theirs.
             PortId::HOST => {
                 let own = self.sim.nodes[node].uplink_mac();
-                (self.neighbour(destination(&spec))?.filter(|m| *m != own).unwrap_or(Mac::GATEWAY), own)
+                (self.neighbour(destination(&spec))?.filter(|m| *m != own).unwrap_or(gateway), own)
             }
             port => {
                 let pod = self.pods.iter().find(|(_, p)| p.port == port && p.node == node);

@@ -20,7 +20,7 @@ use super::{Entry, FlowConfig, FlowError, FlowTable, V4, V6};
 use crate::mem::{Array, Backing, Carver, Want};
 
 /// "podplane" and the version of this layout, entries and the meaning of their flags included: change it with them.
-const MAGIC: u64 = u64::from_ne_bytes(*b"podplan\x01");
+const MAGIC: u64 = u64::from_ne_bytes(*b"podplan\x02");
 /// Words of the header.
 pub(super) const HEADER: usize = 8;
 

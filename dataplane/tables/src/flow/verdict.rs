@@ -53,8 +53,8 @@ impl Flags {
     pub const INITIATOR: Flags = Flags(1);
     /// The direction of the replies.
     pub const REPLY: Flags = Flags(1 << 1);
-    /// TCP: the FIN and RST bits mean something.
-    pub const TCP: Flags = Flags(1 << 2);
+    /// The connection's first packet came from the node's kernel, which forwarded it; in both halves.
+    pub const FORWARDED: Flags = Flags(1 << 2);
     /// A packet of this direction was seen.
     pub const SEEN: Flags = Flags(1 << 3);
     /// A FIN of this direction was seen.
