@@ -1,6 +1,6 @@
 //! What the CNI calls mean: leases, endpoints, and waiting for the dataplane.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -336,6 +336,28 @@ impl Attachments {
             }
         });
         Ok(())
+    }
+
+    /// Gives back what belongs to sandboxes that are gone now and were so at the last call, which answered `suspects`;
+    /// answers those that are. A plugin that is at work may have its sandbox taken away under it: that is its runtime's
+    /// DEL to end, which comes soon.
+    pub async fn sweep(&self, suspects: &BTreeSet<AttachmentId>) -> Result<BTreeSet<AttachmentId>, Refusal> {
+        let mut gone = BTreeSet::new();
+        for lease in self.on_disk(Store::list).await? {
+            if !self.is_gone(&lease) {
+                continue;
+            }
+            if !suspects.contains(&lease.id) {
+                gone.insert(lease.id);
+                continue;
+            }
+            tracing::info!(attachment = name(&lease.id), netns = lease.netns, "given back: its namespace is gone");
+            if let Err(e) = self.bury(&lease.id).await {
+                tracing::error!(attachment = name(&lease.id), reason = %e, "could not be given back");
+                gone.insert(lease.id);
+            }
+        }
+        Ok(gone)
     }
 
     /// Whether the sandbox is gone. Where even the folder of its namespace cannot be seen (the agent in a container

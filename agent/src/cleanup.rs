@@ -13,6 +13,7 @@ use clap::Args;
 use k8s_openapi::api::core::v1::{Node, Taint};
 use kube::Api;
 use kube::api::{Patch, PatchParams};
+use podplane_config::trouble::StartTrouble;
 use podplane_hostnet::{Netlink, ingress_drop, takeover};
 
 use crate::check_api::ApiFlags;
@@ -63,6 +64,8 @@ impl Cleanup {
     pub fn run(&self) -> Result<String> {
         self.wait_for_the_end()?;
         duties::remove_all(&self.state_dir).context("cannot remove the node's routes and rules")?;
+        podplane_api::enforced::clear(&self.run_dir);
+        StartTrouble::clear(&self.run_dir);
         let restored = takeover::restore(&self.state_dir).context("cannot give the uplink back")?;
         let done = format!("routes and rules removed; uplink: {restored:?}");
         if !self.purge {

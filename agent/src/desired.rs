@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use podplane_config::v1;
-use podplane_index::{Changes, Index};
+use podplane_index::{Changes, Index, OwnNode};
 use tokio::sync::watch;
+
+use crate::metrics::Programming;
 
 /// Counts the changes: "in force" means that the dataplane applied this version or a later one.
 pub type Version = u64;
@@ -16,6 +19,9 @@ pub struct Desired {
     inner: Mutex<Inner>,
     /// Ticks whenever there may be something to tell.
     ticks: watch::Sender<u64>,
+    /// What this node's object says of the node's life; ticks when that changes.
+    own: watch::Sender<Option<OwnNode>>,
+    programming: Programming,
 }
 
 #[derive(Debug)]
@@ -40,17 +46,49 @@ impl Desired {
     /// Begins with an index that has not been told to anybody.
     pub fn new(index: Index) -> Self {
         let inner = Inner { index, untold: Changes::new(), version: 0, complete: false };
-        Desired { inner: Mutex::new(inner), ticks: watch::Sender::new(0) }
+        Desired {
+            inner: Mutex::new(inner),
+            ticks: watch::Sender::new(0),
+            own: watch::Sender::default(),
+            programming: Programming::default(),
+        }
+    }
+
+    /// Times changes until they are in force.
+    pub fn programming(&self) -> &Programming {
+        &self.programming
     }
 
     /// Changes the index; answers with the version that has to be in force for the change to be.
     pub fn edit<T>(&self, change: impl FnOnce(&mut Index) -> T) -> (T, Version) {
         let mut inner = self.lock();
         let answer = change(&mut inner.index);
+        let stated = inner.index.take_stated_times();
         if inner.settle() {
+            // What is read first is as old as it is: it says nothing about how fast changes are.
+            if inner.complete {
+                self.programming.changed(inner.version, stated.iter().filter_map(|text| time(text)).collect());
+            }
             self.ticks.send_modify(|tick| *tick += 1);
         }
+        self.own.send_if_modified(|known| {
+            let news = known.as_ref() != inner.index.own_node();
+            if news {
+                *known = inner.index.own_node().cloned();
+            }
+            news
+        });
         (answer, inner.version)
+    }
+
+    /// What this node's object says of the node's life; `None`: there is none.
+    pub fn own_node(&self) -> Option<OwnNode> {
+        self.own.borrow().clone()
+    }
+
+    /// Wakes whenever that changes.
+    pub fn follow_own_node(&self) -> watch::Receiver<Option<OwnNode>> {
+        self.own.subscribe()
     }
 
     /// Looks something up.
@@ -127,4 +165,9 @@ impl Inner {
         }
         any
     }
+}
+
+/// RFC 3339 as the API server's clients write it.
+fn time(text: &str) -> Option<SystemTime> {
+    text.parse::<k8s_openapi::jiff::Timestamp>().ok().map(SystemTime::from)
 }

@@ -9,6 +9,7 @@ use podplane_config::valid::MIN_MASQUERADE_PORTS;
 use podplane_index::{NodePortAddresses, Settings};
 
 use crate::cluster::{ClusterOptions, SERVICE_ACCOUNT};
+use crate::probes::{Places, ProbeOptions};
 use crate::source::SourceOptions;
 
 /// Where objects come from: a folder, or an API server.
@@ -37,6 +38,28 @@ impl SourceFlags {
             true => SourceOptions::Cluster(ClusterOptions { api_server, credentials, kubeconfig }),
             false => SourceOptions::Folder(source),
         }
+    }
+}
+
+/// Where probes and metrics are answered: addresses with ports, several by commas, or none.
+#[derive(Args, Clone, Debug)]
+pub struct ProbeFlags {
+    /// Where load balancers ask for the node (/healthz), and others for the agent (/livez), as of kube-proxy.
+    #[arg(long, default_value = "[::]:10256", value_name = "ADDRESS:PORT,...|none")]
+    healthz_address: Places,
+    /// Where tests ask for the proxy's mode (/proxyMode), as of kube-proxy; /metrics is there too.
+    #[arg(long, default_value = "127.0.0.1:10249", value_name = "ADDRESS:PORT,...|none")]
+    status_address: Places,
+    /// Where else /metrics is served: to everybody who reaches it.
+    #[arg(long, default_value = "none", value_name = "ADDRESS:PORT,...|none")]
+    metrics_address: Places,
+}
+
+impl ProbeFlags {
+    /// Where to answer.
+    pub fn options(self) -> ProbeOptions {
+        let ProbeFlags { healthz_address, status_address, metrics_address } = self;
+        ProbeOptions { healthz: healthz_address, status: status_address, metrics: metrics_address }
     }
 }
 

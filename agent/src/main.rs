@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use podplane_agent::check_api::ApiFlags;
 use podplane_agent::cleanup::Cleanup;
-use podplane_agent::flags::{ServiceFlags, SourceFlags};
+use podplane_agent::flags::{ProbeFlags, ServiceFlags, SourceFlags};
 use podplane_agent::host::Kernel;
 use podplane_agent::run::{Options, agent};
 use podplane_index::{Family, Settings};
@@ -59,6 +59,8 @@ struct Run {
     vni: u32,
     #[command(flatten)]
     services: ServiceFlags,
+    #[command(flatten)]
+    probes: ProbeFlags,
     /// Seconds that an address rests before another pod gets it.
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     cool_down: u64,
@@ -112,6 +114,7 @@ fn run(args: Run) -> anyhow::Result<()> {
         state_dir: args.state_dir,
         cool_down: Duration::from_secs(args.cool_down),
         duties: true,
+        probes: args.probes.options(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

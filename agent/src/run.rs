@@ -16,6 +16,10 @@ use crate::duties::{Duties, Placed};
 use crate::health::Health;
 use crate::host::HostLinks;
 use crate::ipam::Store;
+use crate::metrics::SourceState;
+use crate::node_life::{ApiReport, LogReport, Report};
+use crate::outward::Outward;
+use crate::probes::ProbeOptions;
 use crate::server::{self, Service};
 use crate::source::cluster::Watches;
 use crate::source::folder::Folder;
@@ -38,6 +42,8 @@ pub struct Options {
     pub cool_down: Duration,
     /// Whether routes and uplink of this namespace are looked after.
     pub duties: bool,
+    /// Where probes and metrics are answered.
+    pub probes: ProbeOptions,
 }
 
 /// Runs an agent until `stop` is ready; `started` is called once it answers calls.
@@ -103,6 +109,12 @@ pub async fn agent(
         }
     });
 
+    let report: Arc<dyn Report> = match &cluster {
+        Some(cluster) => Arc::new(ApiReport::new(cluster.client.clone(), &cluster.node)),
+        None => Arc::new(LogReport::default()),
+    };
+    let followed = source.clone();
+    let state: SourceState = Arc::new(move || (followed.name(), followed.troubles().is_empty()));
     if let Some(cluster) = cluster {
         tokio::spawn(async move {
             match cluster.check().await {
@@ -112,10 +124,24 @@ pub async fn agent(
         });
     }
     let node = options.settings.node.clone();
+    let shown = Outward {
+        node: node.clone(),
+        run_dir: options.run_dir.clone(),
+        probes: options.probes,
+        desired: desired.clone(),
+        observer: observer.clone(),
+        attachments: attachments.clone(),
+        store: store.clone(),
+        placed: placed.clone(),
+        source: state,
+        report,
+    };
+    let shown = shown.start();
     let ending = source.clone();
-    let status = Arc::new(Status { node, desired, observer, source, store, duties, health, placed });
+    let status = Arc::new(Status { node, desired, observer, source, store, duties, health, placed, shown });
     started();
-    let done = server::run(listener, Service { attachments, status }, stop).await.context("the server failed");
+    let service = Service { attachments, status, run_dir: options.run_dir };
+    let done = server::run(listener, service, stop).await.context("the server failed");
     ending.close();
     done
 }

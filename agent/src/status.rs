@@ -9,6 +9,7 @@ use crate::attachments::{Attachments, Refusal, refuse};
 use crate::desired::Desired;
 use crate::duties::Placed;
 use crate::ipam::Store;
+use crate::outward::Shown;
 use crate::publish::Observer;
 use crate::source::Source;
 
@@ -30,6 +31,8 @@ pub struct Status {
     pub health: Trouble,
     /// Whether the node reaches pods.
     pub placed: Placed,
+    /// What is shown to others.
+    pub shown: Shown,
 }
 
 /// A trouble that one part reports and another shows.
@@ -62,6 +65,8 @@ impl Status {
         conditions.extend(self.source.troubles());
         conditions.extend(self.duties.get());
         conditions.extend(self.health.get());
+        conditions.extend(self.shown.told.trouble.get());
+        conditions.extend(self.shown.probes.list());
         conditions.extend(self.troubles());
         conditions.extend(outside(&live, &ranges));
         let (store, pools) = (self.store.clone(), ranges.clone());
@@ -76,6 +81,8 @@ impl Status {
             refused: self.source.refused(&self.desired),
             addresses: usage.map_err(|e| refuse(500, e.to_string()))??,
             attachments: live,
+            node_conditions: self.shown.told.conditions(),
+            events: self.shown.told.events(),
         })
     }
 

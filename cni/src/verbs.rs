@@ -3,7 +3,7 @@
 use podplane_api::{
     AddReply, AddRequest, AttachmentId, CheckRequest, DelRequest, GcRequest, ReadyRequest,
     client::{AgentClient, ClientError},
-    pending,
+    enforced, pending,
 };
 use podplane_hostnet::{Netlink, Netns};
 
@@ -35,7 +35,7 @@ pub(crate) fn execute(environment: &Environment, config: &Config) -> Result<Stri
         Command::Del => del(&agent, environment, config).map(|()| String::new()),
         Command::Check => check(&agent, environment, config).map(|()| String::new()),
         Command::Gc => gc(&agent, config).map(|()| String::new()),
-        Command::Status => status(&agent).map(|()| String::new()),
+        Command::Status => status(&agent, config).map(|()| String::new()),
         Command::Version => Ok(String::new()),
     }
 }
@@ -166,6 +166,13 @@ fn gc(agent: &AgentClient, config: &Config) -> Result<(), CniError> {
     host_end::sweep()
 }
 
-fn status(agent: &AgentClient) -> Result<(), CniError> {
-    agent.cni_status().map_err(|e| CniError::caused(Code::NotAvailable, "pods cannot be added now", e))
+/// An agent that is away, on a node where policy was enforced before, is no reason for the runtime to declare the node
+/// not ready: its pods keep their network, and an ADD is told to come again.
+fn status(agent: &AgentClient, config: &Config) -> Result<(), CniError> {
+    let outcome = agent.cni_status();
+    let enforced = || config.agent_socket.parent().is_some_and(enforced::is_marked);
+    if outcome.as_ref().is_err_and(ClientError::is_down) && enforced() {
+        return Ok(());
+    }
+    outcome.map_err(|e| CniError::caused(Code::NotAvailable, "pods cannot be added now", e))
 }

@@ -298,6 +298,10 @@ fn gc_and_status() {
     node.agent = None;
     let (code, message) = node.bad("STATUS", "", "", &config);
     assert!(code == 50 && message.contains("podplane-agent"), "{message}");
+    // Where policy was enforced once, an agent that is away takes no node down.
+    podplane_api::enforced::mark(std::path::Path::new(config["agentSocket"].as_str().unwrap()).parent().unwrap())
+        .unwrap();
+    node.good("STATUS", "", "", &config);
     assert_eq!(node.bad("GC", "", "", &with(config, "cni.dev/valid-attachments", valid)).0, 11);
 }
 

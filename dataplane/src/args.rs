@@ -75,6 +75,11 @@ pub struct Args {
     #[arg(long, value_name = "MIB", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
     pub service_memory: u32,
 
+    /// Where the start fails (too few hugepages, no such interface), wait so many seconds and try again in place of
+    /// ending, so that nobody starts it over and over; the agent says why. 0: end.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub retry_start: u16,
+
     /// What is logged: a level (error, warn, info, debug, trace) or a filter as of tracing-subscriber.
     #[arg(long, value_name = "FILTER", default_value = "info", env = "PODPLANE_LOG")]
     pub log: String,

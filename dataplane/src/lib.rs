@@ -10,6 +10,7 @@ pub mod control;
 pub mod lcores;
 pub mod memory;
 pub mod ports;
+pub mod retry;
 pub mod signals;
 pub mod start;
 pub mod uplink;

@@ -1,10 +1,14 @@
 //! Podplane's dataplane process.
 
+use std::cell::Cell;
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
-use podplane_dataplane::{args::Args, start};
+use podplane_dataplane::signals::Stop;
+use podplane_dataplane::{args::Args, retry, start};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -23,10 +27,27 @@ fn main() -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
-    match start::run(&args) {
-        Ok(()) => ExitCode::SUCCESS,
+    let stop = match Stop::on_signals() {
+        Ok(stop) => stop,
         Err(error) => {
-            tracing::error!("{error:#}");
+            tracing::error!("hearing signals: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let started = Cell::new(false);
+    let Err(error) = start::run(&args, Arc::clone(&stop), &started) else { return ExitCode::SUCCESS };
+    tracing::error!("{error:#}");
+    if started.get() {
+        return ExitCode::FAILURE;
+    }
+    retry::leave(&args.run_dir, &error);
+    if args.retry_start == 0 {
+        return ExitCode::FAILURE;
+    }
+    match retry::again(Duration::from_secs(args.retry_start.into()), &stop) {
+        None => ExitCode::SUCCESS,
+        Some(error) => {
+            tracing::error!("starting anew: {error}");
             ExitCode::FAILURE
         }
     }

@@ -50,18 +50,28 @@ impl Division {
     }
 }
 
+/// The machine has less memory than is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "--memory {wanted_mib} is more than the {free_mib} MiB of memory that are free and there are no hugepages for it: give \
+     a smaller --memory, or free some"
+)]
+pub struct NotFree {
+    /// What is asked for, in MiB.
+    pub wanted_mib: u32,
+    /// What there is, in MiB.
+    pub free_mib: u64,
+}
+
 /// Whether the machine has `mib` MiB to give, where there are no hugepages whose number the kernel would hold us to:
 /// ordinary memory is promised freely, and who takes too much of it is killed.
 ///
 /// # Errors
 /// The cause and the cure.
-pub fn is_free(mib: u32) -> Result<(), String> {
+pub fn is_free(mib: u32) -> Result<(), NotFree> {
     let free = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| available(&text));
     match free {
-        Some(free) if free < u64::from(mib) => Err(format!(
-            "--memory {mib} is more than the {free} MiB of memory that are free and there are no hugepages for it: \
-             give a smaller --memory, or free some"
-        )),
+        Some(free_mib) if free_mib < u64::from(mib) => Err(NotFree { wanted_mib: mib, free_mib }),
         _ => Ok(()),
     }
 }
@@ -91,7 +101,7 @@ mod tests {
         assert_eq!(available("MemTotal: 9 kB\nMemAvailable:    4096 kB\n"), Some(4));
         assert_eq!(available("MemTotal: 9 kB\n"), None);
         is_free(1).unwrap();
-        assert!(is_free(u32::MAX).unwrap_err().contains("--memory"));
+        assert!(is_free(u32::MAX).unwrap_err().to_string().contains("--memory"));
     }
 
     #[test]

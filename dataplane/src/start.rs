@@ -1,5 +1,6 @@
 //! From the command line to a running dataplane, and back: every step that fails undoes those before it.
 
+use std::cell::Cell;
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU16;
@@ -8,6 +9,7 @@ use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
 use dpdk_glue::{Eal, EalConfig, Hugepages, Pci};
 use podplane_config::link::{self, Facts};
+use podplane_config::trouble::StartTrouble;
 use podplane_packet::id::{PortId, WorkerId};
 use podplane_pipeline::{Engine, EngineConfig, Snapshot};
 use podplane_tables::mem::Want;
@@ -37,20 +39,20 @@ use crate::worker::shared::Shared;
 /// The socket's name in the run folder.
 const SOCKET: &str = "dataplane.sock";
 
-/// Runs the dataplane until SIGTERM or SIGINT. Everything is given back when it returns, also with an error.
+/// Runs the dataplane until `stop` is requested. Everything is given back when it returns, also with an error; `started`
+/// says whether it came as far as to forward packets.
 ///
 /// # Errors
 /// What could not be had, and the cure.
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Args, stop: Arc<Stop>, started: &Cell<bool>) -> Result<()> {
     args.check().map_err(anyhow::Error::msg)?;
-    let stop = Stop::on_signals().context("hearing signals")?;
     make_folders(&[&args.run_dir, &args.state_dir])?;
     // Before anything is touched: whether another dataplane runs here.
     let alone = Alone::claim()?;
     let socket = args.run_dir.join(SOCKET);
     let listener = link::listen(&socket)?;
     let division = Division::of(args.memory, args.workers);
-    let is_free = || memory::is_free(args.memory).map_err(anyhow::Error::msg);
+    let is_free = || memory::is_free(args.memory);
     if args.no_huge {
         // Before EAL: it would map for half a minute what is not there.
         is_free()?;
@@ -93,7 +95,9 @@ pub fn run(args: &Args) -> Result<()> {
         host_ifname: facts.host_port.clone(),
         cpus: args.lcores.clone(),
         flow_capacity: flows.capacity(),
+        service_table_limit: base.table_limit,
         hugepages: eal.has_hugepages(),
+        hugepages_wanted: !args.no_huge,
         warnings: eal.warnings().to_vec(),
     };
     let answers = Arc::new(Answers::new(constants, Arc::clone(&shared), pools.clone(), Arc::clone(&view)));
@@ -130,6 +134,8 @@ pub fn run(args: &Args) -> Result<()> {
     let door =
         Door::open(listener, &socket, welcome, answers, hall, Arc::clone(&shared)).context("serving the socket")?;
     tracing::info!(uplink = %args.uplink, mac = %base.mac, mtu, workers = args.workers, "forwarding");
+    started.set(true);
+    StartTrouble::clear(&args.run_dir);
     notify(&[NotifyState::Ready]);
 
     let result = control.run();
@@ -216,7 +222,7 @@ fn random_seed() -> Result<[u64; 2]> {
 }
 
 /// Tells systemd, where it started us.
-fn notify(state: &[NotifyState]) {
+pub(crate) fn notify(state: &[NotifyState]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::debug!(%error, "systemd does not listen");
     }

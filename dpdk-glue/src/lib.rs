@@ -11,6 +11,7 @@
 mod eal;
 mod errno;
 pub mod ethdev;
+pub mod files;
 mod lcore;
 mod mbuf;
 mod mempool;

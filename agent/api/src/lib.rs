@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod enforced;
 pub mod path;
 pub mod pending;
 pub mod policies;

@@ -155,6 +155,43 @@ pub struct AgentStatus {
     pub addresses: Vec<PoolUse>,
     /// Live attachments.
     pub attachments: Vec<Attachment>,
+    /// The node's conditions as they should stand on its Node object.
+    #[serde(default)]
+    pub node_conditions: Vec<NodeCondition>,
+    /// The last events, oldest first.
+    #[serde(default)]
+    pub events: Vec<NodeEvent>,
+}
+
+/// A condition of the node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeCondition {
+    /// Its type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Whether it holds.
+    pub status: bool,
+    /// One word, stable.
+    pub reason: String,
+    /// What is so and what to do.
+    pub message: String,
+    /// Since when the status is what it is, RFC 3339.
+    pub since: String,
+}
+
+/// Something that happened, for a person to act on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeEvent {
+    /// When, RFC 3339.
+    pub at: String,
+    /// `Normal` or `Warning`.
+    pub severity: String,
+    /// One word, stable.
+    pub reason: String,
+    /// Whom it is about: "Pod default/web".
+    pub about: String,
+    /// What happened and what to do.
+    pub note: String,
 }
 
 /// Progress of configuration.

@@ -9,11 +9,12 @@ use podplane_config::v1;
 use podplane_config::valid::MIN_MTU;
 
 use crate::k8s::{Kind, Object, ObjectKey, Pod, PodIp};
-use crate::node::{NodeFacts, is_unicast};
+use crate::node::{NodeFacts, OwnNode, is_unicast};
 use crate::nodes::{Claim, Resolved};
 use crate::policy::{PodIdentity, Policy, Verdict};
 use crate::services::{Context, Services};
 use crate::settings::Settings;
+use crate::stated::StatedTimes;
 use crate::surroundings::{CidrFacts, HostPorts, Surroundings, service_cidrs};
 use crate::told::{Changes, Told};
 
@@ -49,6 +50,8 @@ pub struct Index {
     /// Host ports that are not told to the dataplane, by endpoint.
     host_ports_refused: BTreeMap<String, String>,
     told: Told,
+    stated: StatedTimes,
+    own: Option<OwnNode>,
 }
 
 impl Index {
@@ -73,12 +76,19 @@ impl Index {
             withheld: BTreeMap::new(),
             host_ports_refused: BTreeMap::new(),
             told: Told::default(),
+            stated: StatedTimes::default(),
+            own: None,
         }
     }
 
     /// Takes an object's new state. The error says what is wrong with it; what it said before stays in force.
     pub fn apply(&mut self, object: Object) -> Result<(), String> {
         let key = object.key();
+        if let Object::Node(node) = &object
+            && node.metadata.name == self.settings.node
+        {
+            self.own = Some(OwnNode::of(node));
+        }
         let outcome = match object {
             Object::Node(node) => NodeFacts::of(&node, self.settings.underlay).map(|facts| {
                 self.policy.node(&node);
@@ -93,7 +103,10 @@ impl Index {
                 self.policy.policy(&key, &policy.spec)
             }
             Object::Service(service) => self.services.service(key.path(), &service, &self.settings),
-            Object::EndpointSlice(slice) => self.services.slice(key.path(), &slice),
+            Object::EndpointSlice(slice) => {
+                self.stated.apply(key.path(), &slice);
+                self.services.slice(key.path(), &slice)
+            }
             Object::ServiceCidr(cidr) => CidrFacts::of(&cidr).map(|facts| {
                 self.cidrs_changed |= self.cidrs.insert(key.name.clone(), facts.clone()) != Some(facts);
             }),
@@ -115,19 +128,28 @@ impl Index {
         }
     }
 
+    /// What this node's object says of the node's life, also where the object is refused otherwise.
+    pub fn own_node(&self) -> Option<&OwnNode> {
+        self.own.as_ref()
+    }
+
     /// Forgets an object; one that is not there is no error.
     pub fn delete(&mut self, key: &ObjectKey) {
         self.invalid.remove(key);
         match key.kind {
             Kind::Node => {
                 self.policy.remove_node(&key.name);
+                self.own.take_if(|_| key.name == self.settings.node);
                 self.nodes_changed |= self.nodes.remove(&key.name).is_some();
             }
             Kind::Namespace => self.policy.remove_namespace(&key.name),
             Kind::Pod => self.policy.remove_pod(key),
             Kind::NetworkPolicy | Kind::ClusterNetworkPolicy => self.policy.remove_policy(key),
             Kind::Service => self.services.remove_service(&key.path(), &self.settings),
-            Kind::EndpointSlice => self.services.remove_slice(&key.path()),
+            Kind::EndpointSlice => {
+                self.stated.delete(&key.path());
+                self.services.remove_slice(&key.path());
+            }
             Kind::ServiceCidr => self.cidrs_changed |= self.cidrs.remove(&key.name).is_some(),
         }
     }
@@ -226,6 +248,12 @@ impl Index {
             return Some(format!("{what} is taken: Service {holder} is served there"));
         }
         self.surroundings.host_port_problem(wanted)
+    }
+
+    /// The times (RFC 3339) at which the endpoints of slices changed that were applied since the last call, as their
+    /// controller states them: for measuring how long it took until they are in force.
+    pub fn take_stated_times(&mut self) -> Vec<String> {
+        self.stated.take()
     }
 
     /// Brings [`Index::objects`] up to date and answers what changed since the last call.

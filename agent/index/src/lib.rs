@@ -17,12 +17,13 @@ mod nodes;
 mod policy;
 mod services;
 mod settings;
+mod stated;
 mod surroundings;
 mod told;
 
 pub use index::{Index, Withheld};
 pub use k8s::{Kind, Object, ObjectKey};
-pub use node::{Family, NodeFacts};
+pub use node::{Family, NodeFacts, OwnNode};
 pub use policy::{PodIdentity, PodPolicyReport, PolicyReport, RuleReport, RulesReport};
 pub use services::{EndpointReport, FrontendReport, HealthCheck, PortReport, ServiceReport};
 pub use settings::{NodeTraffic, Settings};

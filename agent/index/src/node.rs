@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
-use crate::k8s::Node;
+use crate::k8s::{Node, Taint};
 
 /// The family of the addresses between nodes, the same in the whole cluster.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,6 +70,36 @@ pub struct NodeFacts {
     pub pod_cidrs: Vec<IpNet>,
     /// Who keeps what two nodes claim: the older one (RFC 3339 text; later than all where it is not stated).
     pub created: String,
+}
+
+/// What this node's own object says of the node's life.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnNode {
+    /// The object's UID; empty where it states none.
+    pub uid: String,
+    /// Whether somebody asked for its end.
+    pub deleted: bool,
+    /// Its taints.
+    pub taints: Vec<Taint>,
+}
+
+/// The cluster autoscaler's mark of a node that it is about to remove.
+const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
+
+impl OwnNode {
+    /// What `node` says.
+    pub fn of(node: &Node) -> OwnNode {
+        OwnNode {
+            uid: node.metadata.uid.clone().unwrap_or_default(),
+            deleted: node.metadata.deletion_timestamp.is_some(),
+            taints: node.spec.taints.clone().unwrap_or_default(),
+        }
+    }
+
+    /// Whether the node is being removed: load balancers should send it nothing new.
+    pub fn is_going(&self) -> bool {
+        self.deleted || self.taints.iter().any(|taint| taint.key == TO_BE_DELETED)
+    }
 }
 
 /// The least room of a range, in bits: the network, the node's own address, one pod (and IPv4's broadcast).

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use podplane_config::link::{self, AgentLink, Facts, Keeper, LinkError};
+use podplane_config::trouble::StartTrouble;
 use podplane_config::v1::{self, EndpointFailure, FromDataplane, Key, ToDataplane};
 use podplane_index::Changes;
 use podplane_shm_ring::ring::PushError;
@@ -137,6 +138,7 @@ impl Publisher {
                 self.keeper = keeper;
                 connected
             });
+            let mut start = None;
             let trouble = match connected {
                 Ok(Ok((link, facts))) => {
                     pause = RECONNECT;
@@ -145,24 +147,31 @@ impl Publisher {
                     tracing::warn!(reason = trouble, "lost the dataplane");
                     trouble
                 }
-                Ok(Err(e)) => e.to_string(),
+                Ok(Err(e)) => {
+                    // Nobody is there to be asked.
+                    start = self.socket.parent().and_then(StartTrouble::read);
+                    start.as_ref().map_or_else(|| e.to_string(), |it| format!("it does not start: {}", it.message))
+                }
                 Err(e) => e.to_string(),
             };
-            self.disconnected(trouble);
+            self.disconnected(trouble, start);
             sleep(pause).await;
             pause = (pause * 2).min(RECONNECT_MAX);
         }
     }
 
-    fn disconnected(&self, trouble: String) {
+    fn disconnected(&self, trouble: String, start: Option<StartTrouble>) {
         self.progress.send_if_modified(|progress| {
             let news = progress.connected || progress.trouble.as_ref() != Some(&trouble);
             if progress.connected {
                 progress.since = Instant::now();
             }
             progress.connected = false;
-            progress.version = None;
+            if progress.version.take().is_some() {
+                progress.lost = Some(Instant::now());
+            }
             progress.trouble = Some(trouble);
+            progress.start_trouble = start;
             news
         });
     }
@@ -176,6 +185,7 @@ impl Publisher {
                 connected: true,
                 facts: Some(facts),
                 sent: progress.sent,
+                lost: progress.lost,
                 ..Progress::default()
             };
         });
@@ -290,9 +300,11 @@ impl Publisher {
                 }
                 tracing::debug!(generation, "applied");
                 self.keeper.applied();
+                self.desired.programming().applied(sent.version);
                 self.progress.send_modify(|progress| {
                     progress.applied = generation;
                     progress.version = Some(sent.version);
+                    progress.lost = None;
                     progress.refused = None;
                     progress.failed.retain(|id, _| !sent.full && !sent.keys.contains(&Key::Endpoint(id.clone())));
                     progress.failed.extend(failed.into_iter().map(|failure| (failure.id, failure.reason)));

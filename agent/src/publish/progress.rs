@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use podplane_config::link::Facts;
+use podplane_config::trouble::StartTrouble;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
@@ -18,6 +19,8 @@ pub struct Progress {
     pub connected: bool,
     /// Why not, or why the last connection ended.
     pub trouble: Option<String>,
+    /// Why it does not start, as it left word of.
+    pub start_trouble: Option<StartTrouble>,
     /// What it said of its node, also of the last one that was connected.
     pub facts: Option<Facts>,
     /// The last generation that was sent.
@@ -26,6 +29,8 @@ pub struct Progress {
     pub applied: u64,
     /// The version that is in force; `None`: none of this agent's is known to be.
     pub version: Option<Version>,
+    /// Since when nothing of this agent's is known to be in force, if something was before.
+    pub lost: Option<Instant>,
     /// Endpoints that could not be connected, with the reason.
     pub failed: BTreeMap<String, String>,
     /// The last refusal, until something is applied: up to which version, and why.
@@ -38,10 +43,12 @@ impl Default for Progress {
             since: Instant::now(),
             connected: false,
             trouble: None,
+            start_trouble: None,
             facts: None,
             sent: 0,
             applied: 0,
             version: None,
+            lost: None,
             failed: BTreeMap::new(),
             refused: None,
         }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, Json, State};
@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::Listener;
 use axum::{Router, serve};
-use podplane_api::{AddRequest, CheckRequest, DelRequest, GcRequest, ReadyRequest, path};
+use podplane_api::{AddRequest, CheckRequest, DelRequest, GcRequest, ReadyRequest, enforced, path};
 use serde::Serialize;
 use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use crate::attachments::{Attachments, Refusal, later, refuse};
+use crate::metrics::{CniCalls, Outcome};
 use crate::status::Status;
 
 /// The longest request in bytes: `gc` names every attachment of the node.
@@ -34,6 +35,8 @@ pub struct Service {
     pub attachments: Arc<Attachments>,
     /// The agent's own state.
     pub status: Arc<Status>,
+    /// Where the mark of a first enforced configuration is.
+    pub run_dir: PathBuf,
 }
 
 /// Listens at `RUN/agent.sock` with mode 0600, replacing a socket that nobody listens at any more.
@@ -131,28 +134,30 @@ pub async fn run(
 
 type Body<T> = Result<Json<T>, JsonRejection>;
 
-async fn add(State(Service { attachments, .. }): State<Service>, body: Body<AddRequest>) -> Response {
-    call(body, |request| async move { attachments.add(&request).await }).await
+async fn add(State(Service { attachments, status, .. }): State<Service>, body: Body<AddRequest>) -> Response {
+    call("add", &status.shown.calls, body, |request| async move { attachments.add(&request).await }).await
 }
 
-async fn ready(State(Service { attachments, .. }): State<Service>, body: Body<ReadyRequest>) -> Response {
-    call(body, |request| async move { attachments.ready(&request).await }).await
+async fn ready(State(Service { attachments, status, .. }): State<Service>, body: Body<ReadyRequest>) -> Response {
+    call("ready", &status.shown.calls, body, |request| async move { attachments.ready(&request).await }).await
 }
 
-async fn del(State(Service { attachments, .. }): State<Service>, body: Body<DelRequest>) -> Response {
-    call(body, |request| async move { attachments.del(&request).await }).await
+async fn del(State(Service { attachments, status, .. }): State<Service>, body: Body<DelRequest>) -> Response {
+    call("del", &status.shown.calls, body, |request| async move { attachments.del(&request).await }).await
 }
 
-async fn check(State(Service { attachments, .. }): State<Service>, body: Body<CheckRequest>) -> Response {
-    call(body, |request| async move { attachments.check(&request).await }).await
+async fn check(State(Service { attachments, status, .. }): State<Service>, body: Body<CheckRequest>) -> Response {
+    call("check", &status.shown.calls, body, |request| async move { attachments.check(&request).await }).await
 }
 
-async fn gc(State(Service { attachments, .. }): State<Service>, body: Body<GcRequest>) -> Response {
-    call(body, |request| async move { attachments.gc(&request).await }).await
+async fn gc(State(Service { attachments, status, .. }): State<Service>, body: Body<GcRequest>) -> Response {
+    call("gc", &status.shown.calls, body, |request| async move { attachments.gc(&request).await }).await
 }
 
 async fn cni_status(State(service): State<Service>) -> Response {
-    answer(service.attachments.obstacle().map_or(Ok(()), |obstacle| Err(later(obstacle))))
+    // Once enforced, a loss is for the Node's condition to say: here it would take down the pods that run.
+    let obstacle = service.attachments.obstacle().filter(|_| !enforced::is_marked(&service.run_dir));
+    answer(obstacle.map_or(Ok(()), |obstacle| Err(later(obstacle))))
 }
 
 async fn status(State(service): State<Service>) -> Response {
@@ -174,18 +179,26 @@ async fn policies(State(service): State<Service>) -> Response {
 }
 
 /// Runs a call on a task of its own: a caller that goes away must not leave it half done.
-async fn call<Q, A, F>(body: Body<Q>, f: impl FnOnce(Q) -> F) -> Response
+async fn call<Q, A, F>(verb: &'static str, calls: &CniCalls, body: Body<Q>, f: impl FnOnce(Q) -> F) -> Response
 where
     A: Serialize + Send + 'static,
     F: Future<Output = Result<A, Refusal>> + Send + 'static,
 {
-    match body {
+    let began = Instant::now();
+    let done = match body {
         Ok(Json(request)) => {
             let done = tokio::spawn(f(request)).await;
-            answer(done.unwrap_or_else(|e| Err(refuse(500, format!("the agent failed: {e}")))))
+            done.unwrap_or_else(|e| Err(refuse(500, format!("the agent failed: {e}"))))
         }
-        Err(e) => answer::<()>(Err(refuse(400, e.body_text()))),
-    }
+        Err(e) => Err(refuse(400, e.body_text())),
+    };
+    let outcome = match &done {
+        Ok(_) => Outcome::Ok,
+        Err(refusal) if refusal.error.retry => Outcome::Retry,
+        Err(_) => Outcome::Error,
+    };
+    calls.done(verb, began.elapsed(), outcome);
+    answer(done)
 }
 
 fn answer<A: Serialize>(outcome: Result<A, Refusal>) -> Response {

@@ -103,6 +103,7 @@ impl Node {
             state_dir: self.path("state"),
             cool_down: Duration::from_secs(60),
             duties: false,
+            probes: Default::default(),
         };
         let links = self.links.clone();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -125,10 +126,10 @@ impl Node {
         AgentClient::new(self.path("run").join(path::SOCKET)).with_timeout(Duration::from_secs(60))
     }
 
-    /// A client of an agent that answers `cni_status` well.
+    /// A client of an agent that can add pods.
     fn ready_client(&self) -> AgentClient {
         let client = self.client();
-        until("CNI STATUS", || client.cni_status().is_ok());
+        until("ready", || client.status().is_ok_and(|status| status.ready));
         client
     }
 
@@ -335,7 +336,8 @@ fn restarts_of_both_change_nothing_for_pods() {
     assert!(first.lock().transactions[told..].iter().all(|t| t.1 && t.2 == 4), "{:?}", first.lock().transactions);
     assert_eq!(client.check(&CheckRequest { attachment: id("c1") }).unwrap(), reply);
     drop(first);
-    until("the loss is seen", || refusal(client.cni_status()).2.contains("not connected"));
+    until("the loss is seen", || client.status().unwrap().conditions.iter().any(|it| it.contains("not connected")));
+    client.cni_status().expect("enforced once: a loss does not take the runtime's network down");
     let second = node.dataplane();
     node.ready_client();
     assert_eq!(second.lock().state, before);

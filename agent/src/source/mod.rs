@@ -29,6 +29,14 @@ pub enum Source {
 }
 
 impl Source {
+    /// What it is: `folder` or `cluster`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Source::Folder(_) => "folder",
+            Source::Cluster(_) => "cluster",
+        }
+    }
+
     /// Why objects do not come, or not all.
     pub fn troubles(&self) -> Vec<String> {
         match self {

@@ -98,6 +98,12 @@ fn print_status(status: &NodeStatus) {
         for pool in &agent.addresses {
             println!("addresses  {}: {} of {} in use", pool.cidr, pool.used, pool.size);
         }
+        for it in &agent.node_conditions {
+            println!("condition  {} {} since {}: {}: {}", it.kind, it.status, it.since, it.reason, it.message);
+        }
+        for it in &agent.events {
+            println!("event      {} {} {} ({}): {}", it.at, it.severity, it.reason, it.about, it.note);
+        }
     }
     for problem in &status.problems {
         println!("problem    {problem}");

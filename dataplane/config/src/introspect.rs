@@ -5,6 +5,7 @@
 //! of the dataplane unless said otherwise; Ethernet addresses are written `02:50:50:00:00:01`.
 
 mod flows;
+mod metrics;
 mod policy;
 
 use std::net::IpAddr;
@@ -12,6 +13,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 pub use flows::{Flow, FlowFilter, Tuple};
+pub use metrics::{DropTotal, Metrics, Table, Traffic, WorkerTotal};
 pub use policy::{
     Behind, Direction, EndpointPolicy, Explained, Imaginary, Judgement, Leaves, Party, Policies, RuleHits, RuleSet,
     ServiceChoice, Verdict,
@@ -31,6 +33,8 @@ pub enum Question {
     Workers,
     /// Answer: [`FlowsSummary`].
     FlowsSummary,
+    /// Answer: [`Metrics`].
+    Metrics,
     /// Answer: a list of [`ServiceHits`], one for each frontend and host port.
     Services,
     /// Answer: [`Policies`].
@@ -344,6 +348,7 @@ mod tests {
         assert_eq!(ask(r#"{"get":"drops"}"#), Some(Question::Drops));
         assert_eq!(ask(r#"{"get":"workers"}"#), Some(Question::Workers));
         assert_eq!(ask(r#"{"get":"flows-summary"}"#), Some(Question::FlowsSummary));
+        assert_eq!(ask(r#"{"get":"metrics"}"#), Some(Question::Metrics));
         assert_eq!(ask(r#"{"get":"services"}"#), Some(Question::Services));
         assert_eq!(ask(r#"{"get":"policies"}"#), Some(Question::Policies));
         let packet = Imaginary { from: "a/b".into(), to: "::1".into(), protocol: "TCP".into(), port: 7, ipv6: false };

@@ -90,12 +90,16 @@ pub struct Gauges {
     pub flow_capacity: usize,
     /// Fragments held.
     pub held_fragments: usize,
+    /// Fragments that may be held.
+    pub fragment_capacity: usize,
     /// Datagrams followed by virtual reassembly.
     pub datagrams: usize,
     /// Packets that wait for a neighbour on the uplink's network.
     pub waiting: usize,
     /// Clients whose backend is remembered (`sessionAffinity: ClientIP`).
     pub affinities: usize,
+    /// Clients that can be remembered.
+    pub affinity_capacity: usize,
     /// Packets that were freed because their fragments, or an answer, left in their place. Counts up.
     pub replaced: u64,
     /// Buffers that were taken and given back unused. Counts up.
@@ -236,9 +240,11 @@ impl<B: PacketBuf> Engine<B> {
             flows: st.flows.len(),
             flow_capacity: st.flows.v4.table.capacity() + st.flows.v6.table.capacity(),
             held_fragments: st.reassembly.held(),
+            fragment_capacity: st.reassembly.capacity(),
             datagrams: st.reassembly.datagrams(),
             waiting: st.pending.len(),
             affinities: st.affinity.len(),
+            affinity_capacity: st.affinity.capacity(),
             replaced: st.replaced,
             abandoned: st.abandoned,
         }

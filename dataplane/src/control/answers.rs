@@ -1,5 +1,7 @@
 //! Answers to the operator's questions. They only read: what workers count, and what control last showed.
 
+mod metrics;
+
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -35,8 +37,12 @@ pub struct Constants {
     pub cpus: Option<CpuList>,
     /// Half-entries that one worker's flow tables hold.
     pub flow_capacity: usize,
+    /// Bytes that the tables of Services' backends may take.
+    pub service_table_limit: usize,
     /// Whether buffers lie in hugepages.
     pub hugepages: bool,
+    /// Whether they should.
+    pub hugepages_wanted: bool,
     /// What the operator should know.
     pub warnings: Vec<String>,
 }
@@ -75,8 +81,8 @@ impl Answers {
     pub fn answer(&self, question: Value) -> Result<Value, String> {
         let question: Question = serde_json::from_value(question).map_err(|error| {
             format!(
-                "no such question ({error}): get status, ports, drops, workers, flows-summary,
-                 services, policies, explain or flows"
+                "no such question ({error}): get status, ports, drops, workers, flows-summary, \
+                 metrics, services, policies, explain or flows"
             )
         })?;
         let json = match question {
@@ -85,6 +91,7 @@ impl Answers {
             Question::Drops => serde_json::to_value(self.drops()),
             Question::Workers => serde_json::to_value(self.workers()),
             Question::FlowsSummary => serde_json::to_value(self.flows()),
+            Question::Metrics => serde_json::to_value(self.metrics()),
             Question::Services => serde_json::to_value(self.services()),
             Question::Policies => serde_json::to_value(explain::policies(&self.snapshot(), &self.view.load_full())),
             Question::Explain { packet } => {

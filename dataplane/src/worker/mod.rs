@@ -217,7 +217,10 @@ impl Worker {
         let stats = &self.shared.seats[self.me.index()].stats;
         stats.loops.store(self.turns, Relaxed);
         stats.sent.store(self.world.sent, Relaxed);
-        stats.flows.store(self.engine.gauges().flows as u64, Relaxed);
+        let gauges = self.engine.gauges();
+        stats.flows.store(gauges.flows as u64, Relaxed);
+        stats.fragments.store((gauges.held_fragments as u64, gauges.fragment_capacity as u64));
+        stats.affinities.store((gauges.affinities as u64, gauges.affinity_capacity as u64));
     }
 
     /// Nothing was found: looks on for a while, then sleeps.

@@ -34,6 +34,31 @@ pub struct WorkerStats {
     pub sent: AtomicU64,
     /// Half-entries in its flow tables.
     pub flows: AtomicU64,
+    /// Fragments that it holds.
+    pub fragments: Fill,
+    /// Clients whose backend it remembers.
+    pub affinities: Fill,
+}
+
+/// How full a table is: entries, and how many fit. Written by its worker alone.
+#[derive(Debug, Default)]
+pub struct Fill {
+    used: AtomicU64,
+    capacity: AtomicU64,
+}
+
+impl Fill {
+    /// Says what is used, and how much there is.
+    #[inline]
+    pub fn store(&self, (used, capacity): (u64, u64)) {
+        self.used.store(used, Relaxed);
+        self.capacity.store(capacity, Relaxed);
+    }
+
+    /// What is used, and how much there is; both 0 before the worker's first turns.
+    pub fn load(&self) -> (u64, u64) {
+        (self.used.load(Relaxed), self.capacity.load(Relaxed))
+    }
 }
 
 /// What one worker and the others share.

@@ -188,6 +188,11 @@ impl<B> Reassembly<B> {
         }
     }
 
+    /// How many buffers it holds at most.
+    pub fn capacity(&self) -> usize {
+        self.limits.held
+    }
+
     /// How many buffers are held.
     pub fn held(&self) -> usize {
         self.held

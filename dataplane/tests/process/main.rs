@@ -12,7 +12,8 @@ use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use node::{Agent, Node};
-use podplane_config::introspect::{Drop as Dropped, Port, Question, Status};
+use podplane_config::introspect::{Drop as Dropped, Metrics, Port, PortKind as Kind, Question, Status, Traffic};
+use podplane_config::trouble::StartTrouble;
 use podplane_config::v1::{Endpoint, FromDataplane, Key, LocalNode, Object, Peer, PortKind};
 
 #[test]
@@ -66,6 +67,33 @@ fn errors_at_the_start_name_the_cure_and_leave_nothing_behind() {
     node.start(&[]);
     assert!(node.fails(&["--uplink", "iface:eth0"]).contains("is the dataplane of this network namespace already"));
     assert!(node.neighbour_pings("10.9.0.1"), "the first goes on");
+}
+
+/// Whoever starts it sees one process that goes on, and the agent finds out why it does not forward.
+#[test]
+fn a_start_that_fails_is_tried_again_by_the_same_process() {
+    let mut node = Node::new("retry");
+    let run_dir = node.socket().parent().unwrap().to_owned();
+    // The interface comes after the first attempts.
+    node.sh("(sleep 4; ip link set eth0 down; ip link set eth0 name eth7; ip link set eth7 up) >/dev/null 2>&1 &");
+    let seen = std::thread::spawn({
+        let run_dir = run_dir.clone();
+        move || {
+            let deadline = Instant::now() + Duration::from_secs(60);
+            loop {
+                if let Some(trouble) = StartTrouble::read(&run_dir) {
+                    return trouble;
+                }
+                assert!(Instant::now() < deadline, "no word of the trouble");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    });
+    node.start_on("iface:eth7", &["--retry-start", "1"]);
+    let trouble = seen.join().unwrap();
+    assert!(trouble.message.contains("there is no interface eth7"), "{trouble:?}");
+    assert_eq!(StartTrouble::read(&run_dir), None, "it forwards, and takes its word back");
+    node.stop();
 }
 
 fn local() -> Object {
@@ -128,7 +156,17 @@ fn an_agent_brings_pods_and_its_death_changes_nothing() {
     assert!(matches!(agent.commit(1, true, all), FromDataplane::Applied { generation: 1, .. }));
     assert_eq!(homes(&node), before, "a full synchronisation moves nobody");
 
+    let pods = |node: &Node| -> Traffic {
+        let metrics: Metrics = node.ask(Question::Metrics);
+        assert_eq!((metrics.drops.len(), metrics.workers.len()), (podplane_pipeline::DropReason::COUNT, 4));
+        assert!(metrics.tables.iter().all(|table| table.used <= table.capacity), "{:?}", metrics.tables);
+        metrics.traffic.into_iter().find(|it| it.kind == Kind::Pod).unwrap()
+    };
+    let counted = pods(&node);
+    assert!(counted.rx_packets > 0 && counted.tx_bytes > 0, "{counted:?}");
     assert!(matches!(agent.delete(2, Key::Endpoint("container3/eth0".into())), FromDataplane::Applied { .. }));
+    let after = pods(&node);
+    assert!(after.rx_packets >= counted.rx_packets && after.tx_bytes >= counted.tx_bytes, "totals outlive ports");
     assert!(node.pod_pings_in_vain(2, "10.244.1.3"));
     assert!(node.pod_pings(2, "10.244.1.4"));
     let status: Status = node.ask(Question::Status);

@@ -22,7 +22,7 @@ fn node(name: &str, addresses: &[&str], cidrs: &[&str]) -> Object {
     listed.push(NodeAddress { kind: "ExternalIP".into(), address: "198.51.100.1".into() });
     Object::Node(Node {
         metadata: Metadata { name: name.into(), ..Metadata::default() },
-        spec: NodeSpec { pod_cidr: None, pod_cidrs: Some(cidrs.iter().map(|c| (*c).into()).collect()) },
+        spec: NodeSpec { pod_cidr: None, pod_cidrs: Some(cidrs.iter().map(|c| (*c).into()).collect()), taints: None },
         status: NodeStatus { addresses: Some(listed) },
     })
 }

@@ -11,6 +11,9 @@ pub struct Annotations {
     /// Of a static pod's object: the UID by which its kubelet, and so the CNI call, knows it.
     #[serde(rename = "kubernetes.io/config.mirror", skip_serializing_if = "Option::is_none")]
     pub mirror: Option<String>,
+    /// Of an EndpointSlice: when its endpoints changed, RFC 3339, as the controller that writes it says.
+    #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time", skip_serializing_if = "Option::is_none")]
+    pub changed: Option<String>,
 }
 
 /// A Pod.
