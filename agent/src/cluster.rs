@@ -163,6 +163,9 @@ async fn from_folder(folder: &Path, api_server: Option<&str>) -> Result<Config, 
         }
         config.auth_info.token_file = Some(token.display().to_string());
         config.root_cert_file = Some(ca);
+        // The file decides, which is read again as it changes. With nothing here kube would ask for the system's
+        // certificates as well and fail where there are none, as in our image.
+        config.root_cert = Some(Vec::new());
     }
     Ok(config)
 }

@@ -25,6 +25,9 @@ async fn what_can_never_work_is_refused_with_its_cure() {
     std::fs::write(folder.path().join("ca.crt"), "no certificate").unwrap();
     let refused = refusal(&https).await;
     assert!(refused.contains("cannot prepare the connection"), "{refused}");
+    // Where a system has no certificates of its own, as our image, asking for them would fail.
+    let config = from_folder(folder.path(), https.api_server.as_deref()).await.unwrap();
+    assert_eq!((config.root_cert, config.root_cert_file), (Some(Vec::new()), Some(folder.path().join("ca.crt"))));
     let kubeconfig = Some(folder.path().join("kubeconfig"));
     let refused = refusal(&ClusterOptions { kubeconfig, ..https }).await;
     assert!(refused.contains("cannot use the kubeconfig"), "{refused}");
