@@ -19,7 +19,7 @@ start_control_plane() {
     --requestheader-client-ca-file=$p/ca.crt --requestheader-allowed-names=front-proxy-client \
     --requestheader-username-headers=X-Remote-User --requestheader-group-headers=X-Remote-Group \
     --requestheader-extra-headers-prefix=X-Remote-Extra-
-  poll 90 api_ready || die "the API server is not ready; see $RUN/apiserver.log, which ends with: $(tail -n 3 apiserver.log)"
+  poll 300 api_ready || die "the API server is not ready; see $RUN/apiserver.log, which ends with: $(tail -n 3 apiserver.log)"
   # These two would end if the API server answered them before it has written its own rights.
   account=$p/controller-manager.kubeconfig
   daemon controller-manager kube-controller-manager --kubeconfig=$account --authentication-kubeconfig=$account \
