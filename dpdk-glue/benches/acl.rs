@@ -126,6 +126,7 @@ fn packets(rules: &[Rule], count: usize) -> Vec<Packet> {
                     peer: Ipv4Addr::from(peer).into(),
                     l4: L4 { protocol, port: Some(port) },
                     own: false,
+                    stranger: false,
                 },
             }
         })
@@ -168,8 +169,7 @@ fn compare(count: usize, packets_count: usize, rounds: usize) {
 }
 
 fn one(policies: &Policies, packet: &Packet) -> Decision {
-    let Query { set, peer, l4, own } = packet.query;
-    policies.judge(set, peer, l4, own)
+    policies.judge(&packet.query)
 }
 
 fn in_bulk(policies: &Policies, packets: &[Packet]) -> [Decision; BURST] {

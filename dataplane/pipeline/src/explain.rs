@@ -206,7 +206,8 @@ fn walk(w: &mut World<'_, Nowhere>, p: &mut Pkt<'_, Page>, first: NodeId, fate: 
                 fate.judged.extend(peek(w.snap, Connection::opened_by(p.ctx)));
                 match fate.judged.iter().find(|judgement| !judgement.accepts()) {
                     Some(denial) => return Ok(End::Dropped(denial.direction.reason())),
-                    None => Next::To(NodeId::Masquerade),
+                    None if p.ctx.awaits.is_some() => Next::Wait,
+                    None => Next::To(p.ctx.then),
                 }
             }
             _ => process(node, w, p),

@@ -3,10 +3,11 @@
 //! The initiator's half becomes a cached drop, as if its packet had been the flow's first. The replies' half becomes one
 //! too, a **barred** one: a server's next packet would otherwise be judged as the first of a flow that the server opens,
 //! which may well be allowed, and the connection would go on the other way round. Barred TCP stays so until an hour
-//! after its last packet, or until somebody opens a connection with a SYN. Where policy allows the former one again, the
-//! server's packets go on as answers, until the client's next packet makes the flow anew, the way round that it was.
-//! Other protocols have no sign of a beginning: there the bar lasts as long as any cached drop, and then a packet of the
-//! server's counts as its own.
+//! after its last packet, or until somebody opens a connection with a SYN. Other protocols have no sign of a beginning:
+//! there the bar lasts as long as an answered flow that falls silent, and then a packet of the server's counts as its
+//! own. Its packets do not prolong that, or two that use the same port at both ends (NTP, gossip) would be kept apart for
+//! ever, whoever may open. Where policy allows the former flow again, the server's packets go on as answers, until the
+//! client's next packet makes the flow anew, the way round that it was.
 //!
 //! The halves may belong to two workers. Whoever sees a packet of its half first ends it and tells the other: the
 //! initiator's half by [`Msg::Retire`], which is repeated until it is acknowledged, the replies' half by [`Msg::Gone`],
@@ -22,7 +23,7 @@ use crate::env::{Env, Millis};
 use crate::flows::{Family, Flows, Part};
 use crate::halves::{BARRED, Bar, Msg, post, reply_key, retire};
 use crate::headers::TCP;
-use crate::timeouts::look;
+use crate::timeouts::{class, look};
 
 /// Ends the flow of a half that the rules of `generation` forbid.
 #[cold]
@@ -132,9 +133,10 @@ where
     let Some(half) = part.table.get(slot).map(Entry::half) else { return };
     let mut barred = denied(&half, bar, now);
     barred.flags = half.flags.without(Flags::REPLY).with(Flags::INITIATOR).with(BARRED);
-    if half.key.proto == TCP {
-        barred.class = TimeoutClass::TcpClosing;
-    }
+    barred.class = match half.key.proto {
+        TCP => TimeoutClass::TcpClosing,
+        proto => class(proto, half.flags.with(Flags::PEER_SEEN)),
+    };
     if part.table.replace(slot, &barred, quota).is_ok() {
         let timeout = part.timeouts.of(barred.class).min(look(barred.class));
         part.arm(slot, now.wrapping_add(timeout));

@@ -92,11 +92,11 @@ graph! {
     Reassemble reassemble Act     [Flow L2Pass];
     Related    related    Act     [Forward L2Pass];
     Flow       flow       Act     [Forward Service L2Pass];
-    Service    service    Act     [Route Refuse];
-    Refuse     refuse     Act     [];
-    Route      route      Act     [Policy Reflect IcmpError];
+    Service    service    Act     [Route Policy];
+    Route      route      Act     [Policy Reflect];
     Reflect    reflect    Act     [];
-    Policy     policy     Act     [Masquerade];
+    Policy     policy     Act     [Masquerade Refuse IcmpError];
+    Refuse     refuse     Act     [];
     Masquerade masquerade Act     [Create];
     Create     create     Act     [Forward];
     Forward    forward    Act     [Translate Deliver Encap Outside Fragment IcmpError];

@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use podplane_packet::id::PortId;
 use podplane_tables::fib::NextHop;
 use podplane_tables::flow::{Addr, Flags, Half};
-use podplane_tables::policy::{Decision, L4, RuleSetId};
+use podplane_tables::policy::{Decision, L4, Query, RuleSetId};
 
 use crate::drop::DropReason;
 use crate::halves::{BARRED, leads_to};
@@ -146,24 +146,38 @@ impl Connection {
         };
         (!exempt).then_some(Side { direction, port, set, peer })
     }
+
+    /// What an end's rules are asked, if it has any.
+    fn query(&self, snap: &Snapshot, side: &Side) -> Option<Query> {
+        let Side { direction, set, peer, .. } = *side;
+        let stranger = direction == Direction::Ingress && !self.is_client_believed(snap);
+        set.map(|set| Query { set, peer, l4: self.l4(), own: self.own(), stranger })
+    }
+
+    /// Whether the client may be the owner of its address: pods speak by their ports and through their nodes' tunnels,
+    /// both of which are held to their own addresses. Who comes by another way, where no route says whose the address
+    /// is, is somebody outside, although an owner may be known whose node is not there yet, or no more.
+    fn is_client_believed(&self, snap: &Snapshot) -> bool {
+        matches!(self.from, zone::POD | zone::TUNNEL) || snap.route(self.client).is_some()
+    }
 }
 
-/// Judges a new connection. Rules count how often they decide that.
-pub(crate) fn judge(snap: &Snapshot, c: &Connection) -> Result<Accepted, Denial> {
-    by(snap, c, |set, peer| snap.policies().judge(set, peer, c.l4(), c.own()).accept)
+/// Judges a new connection. `counts`: rules count that they decided it.
+pub(crate) fn judge(snap: &Snapshot, c: &Connection, counts: bool) -> Result<Accepted, Denial> {
+    by(snap, c, |query| if counts { snap.policies().judge(query) } else { snap.policies().peek(query) }.accept)
 }
 
 /// Judges a connection that was judged before.
 pub(crate) fn judge_again(snap: &Snapshot, c: &Connection) -> Result<(), Denial> {
-    by(snap, c, |set, peer| snap.policies().peek(set, peer, c.l4(), c.own()).accept).map(|_| ())
+    by(snap, c, |query| snap.policies().peek(query).accept).map(|_| ())
 }
 
 #[inline]
-fn by(snap: &Snapshot, c: &Connection, accepts: impl Fn(RuleSetId, IpAddr) -> bool) -> Result<Accepted, Denial> {
+fn by(snap: &Snapshot, c: &Connection, accepts: impl Fn(&Query) -> bool) -> Result<Accepted, Denial> {
     for direction in [Direction::Egress, Direction::Ingress] {
         if let Some(side) = c.side(snap, direction)
-            && let Some(set) = side.set
-            && !accepts(set, side.peer)
+            && let Some(query) = c.query(snap, &side)
+            && !accepts(&query)
         {
             return Err(Denial { port: side.port, direction });
         }
@@ -194,8 +208,9 @@ impl Judgement {
 /// What the rules of both ends say of a connection; counts nothing.
 pub(crate) fn peek(snap: &Snapshot, c: Connection) -> impl Iterator<Item = Judgement> {
     [Direction::Egress, Direction::Ingress].into_iter().filter_map(move |direction| {
-        let Side { direction, port, set, peer } = c.side(snap, direction)?;
-        let decision = set.map(|set| snap.policies().peek(set, peer, c.l4(), c.own()));
+        let side = c.side(snap, direction)?;
+        let Side { direction, port, set, .. } = side;
+        let decision = c.query(snap, &side).map(|query| snap.policies().peek(&query));
         Some(Judgement { direction, port, set, decision })
     })
 }

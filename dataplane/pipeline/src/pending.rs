@@ -103,6 +103,7 @@ pub(crate) fn run<E: Env>(w: &mut World<'_, E>) {
             packet.ctx.slot = None;
             packet.ctx.rewrite = None;
             packet.ctx.pass = None;
+            packet.ctx.awaits = None;
             let Held { buf, mut ctx } = packet;
             walk(w, Pkt { buf, ctx: &mut ctx }, NodeId::Flow);
         } else {

@@ -13,6 +13,7 @@ use podplane_tables::flow::{
 use crate::engine::Engine;
 use crate::env::Millis;
 use crate::flows::{Family, Flows};
+use crate::halves::BARRED;
 use crate::snapshot::services::Served;
 use crate::world::zone;
 
@@ -51,7 +52,7 @@ impl<B: PacketBuf> Engine<B> {
 }
 
 /// Takes the connections of a former process into empty stores, one for each worker by number, and notes what they were
-/// served by. Afterwards the snapshot that comes into force must have stamped everything as changed, so that each is judged
+/// served by; and what bars the servers of connections that policy ended ([`crate::forbid`]). Afterwards the snapshot that comes into force must have stamped everything as changed, so that each is judged
 /// before its first packet goes anywhere, and must [remember](crate::Snapshot::remember) what was served.
 ///
 /// # Errors
@@ -84,7 +85,8 @@ fn adopt<A: Family>(
     now: Millis,
     seen: &mut Seen,
 ) -> Result<Adopted, ResumeError> {
-    old.pairs::<A>(renumber, |pair: &Pair<A>| {
+    let mut bars = Vec::new();
+    let take = |pair: &Pair<A>| {
         let taken = pair.adopt(|worker, put| {
             if let Some(store) = stores.get_mut(worker.index()) {
                 let (part, quota) = A::of(&mut store.0);
@@ -98,7 +100,17 @@ fn adopt<A: Family>(
             seen.note(&pair.initiator);
         }
         taken
-    })
+    };
+    let adopted = old.pairs::<A>(renumber, BARRED, take, |at, half| bars.push((at, *half)));
+    // A connection that is there bars nothing, so those go first.
+    for (at, half) in bars {
+        let Some(store) = stores.get_mut(at.worker.index()) else { continue };
+        let (part, quota) = A::of(&mut store.0);
+        if part.table.adopt(at.slot, at.sequence, &half, quota).is_ok() {
+            part.arm(at.slot, now.wrapping_add(first_look(at.slot)));
+        }
+    }
+    adopted
 }
 
 /// What the adopted flows were served by, each once.

@@ -7,6 +7,8 @@
 //! frontend's, or whose destination became a frontend, is made anew. Halves of replies follow the other half; they are
 //! only given their way anew.
 
+use std::net::IpAddr;
+
 use podplane_packet::id::PortId;
 use podplane_tables::fib::NextHop;
 use podplane_tables::flow::{Action, Addr, Flags, Half};
@@ -37,11 +39,10 @@ pub(crate) fn judge<A: Addr>(snap: &Snapshot, mut half: Half<A>) -> Judged<A> {
             Err(denial) => half.verdict.action = Action::Drop(denial.direction.reason() as u8),
             // Its packets answer again. It stays what it is, so that they never open a flow of the server's own, which a
             // later rule about the client would not end; the client's next packet puts the replies' half in its place.
-            Ok(()) if half.key.proto == TCP => {
+            Ok(()) => {
                 half.verdict.action = way(snap, &half);
                 half.vtep = vtep(snap, &half);
             }
-            Ok(()) => return Judged::Anew,
         }
         half.generation = snap.generation();
         return Judged::Holds(half);
@@ -71,7 +72,7 @@ fn is_stale<A: Addr>(snap: &Snapshot, half: &Half<A>) -> bool {
     let key = &half.key;
     let (src, dst) = (key.src.ip(), key.dst.ip());
     let new = half.verdict.rewrite;
-    if !has_source(local, half) || !takes_its_way(snap, half) {
+    if !has_source(local, half) || !takes_its_way(snap, half) || !may_come_from(snap, src, key.zone) {
         return true;
     }
     if matches!(key.proto, TCP | SCTP) || key.zone == zone::ENTRY {
@@ -98,13 +99,29 @@ fn has_source<A: Addr>(local: &Local, half: &Half<A>) -> bool {
     !masqueraded || local.gateway(src.is_ipv6()) == Some(src) || local.is_masquerade(src, new.sport)
 }
 
+/// Whether a client may bear an address that comes in a zone. Of what pods send, and of what comes through tunnels, each
+/// packet's is looked at before its flow.
+pub(crate) fn may_come_from(snap: &Snapshot, client: IpAddr, zone: u8) -> bool {
+    let is_service = || snap.local().is_some_and(|local| local.service_cidrs.contains(client));
+    match (zone, snap.route(client)) {
+        // The node's own stack speaks for itself and for strangers behind its other devices, whom nobody takes for the
+        // node. What is ours or a peer's comes to us by no such way.
+        (zone::HOST, Some(NextHop::Local(_) | NextHop::Vtep(_) | NextHop::Node(_) | NextHop::Blackhole)) => false,
+        (zone::HOST, _) => true,
+        // Nor does anybody outside speak for pods, whose packets come through tunnels, or for this node, or for a Service.
+        (zone::PLAIN, Some(hop)) => matches!(hop, NextHop::Node(_)),
+        (zone::PLAIN | zone::ENTRY, None) => !is_service(),
+        _ => true,
+    }
+}
+
 /// Whether what goes out of the cluster still does so by the device that its source address was chosen for.
 fn takes_its_way<A: Addr>(snap: &Snapshot, half: &Half<A>) -> bool {
     let dst = half.verdict.rewrite.map_or(half.key.dst, |n| n.dst).ip();
     let strange = matches!(snap.route(dst), None | Some(NextHop::Node(_)));
     match leads_to(half.flags) {
         zone::HOST if strange => snap.outside().way(dst) == Way::Host,
-        zone::PLAIN if strange => snap.outside().way(dst) != Way::Host,
+        zone::PLAIN => strange && snap.outside().way(dst) != Way::Host,
         _ => true,
     }
 }
@@ -126,7 +143,9 @@ fn way<A: Addr>(snap: &Snapshot, half: &Half<A>) -> Action {
         (Some(NextHop::Host), _) => Action::Forward(PortId::HOST),
         (Some(NextHop::Blackhole | NextHop::Gateway), _) => drop(DropReason::NoSuchPod),
         (Some(NextHop::Vtep(vtep)), zone::ENTRY) => Action::Enter(vtep),
-        (Some(NextHop::Vtep(_) | NextHop::Node(_)) | None, zone::PLAIN) => match snap.outside().way(dst) {
+        // Answers to somebody outside are no pod's, which has the address by now.
+        (Some(NextHop::Vtep(_)), zone::PLAIN) => drop(DropReason::NoRoute),
+        (Some(NextHop::Node(_)) | None, zone::PLAIN) => match snap.outside().way(dst) {
             Way::By(neighbour) => Action::Outside(neighbour),
             // The index that it had is nobody's, or another's.
             Way::Unresolved(_) => drop(DropReason::NeighbourUnresolved),

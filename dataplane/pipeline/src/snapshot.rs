@@ -105,6 +105,12 @@ impl Local {
 #[derive(Debug, Default)]
 struct Wanted {
     ports: Vec<(PortId, PortEntry)>,
+    places: Arc<Places>,
+}
+
+/// Those of this node and its peers.
+#[derive(Debug, Default)]
+struct Places {
     local: Option<LocalConfig>,
     peers: Vec<PeerConfig>,
     /// Addresses and ranges of each peer by the index of its VTEP.

@@ -179,6 +179,10 @@ pub(crate) struct Ctx {
     pub(crate) borrowed: bool,
     /// Another worker refused the flow's reply tuple: take another source port at once.
     pub(crate) renumber: bool,
+    /// The node behind `policy`, if that accepts and the packet waits for nothing.
+    pub(crate) then: NodeId,
+    /// Its flow was judged already, before it waited.
+    pub(crate) judged: bool,
     /// The proof that it may.
     pub(crate) pass: Option<Pass>,
     /// Longest IP packet of the next hop, if this one has to be cut.
@@ -210,6 +214,8 @@ impl Ctx {
             client: Flags::NONE,
             borrowed: false,
             renumber: false,
+            then: NodeId::Masquerade,
+            judged: false,
             pass: None,
             cut: 0,
             complaint: Complaint::TtlExceeded,

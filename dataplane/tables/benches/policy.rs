@@ -121,7 +121,13 @@ fn decisions(c: &mut Criterion) {
             .map(|n| {
                 let port = 1000 + random(n, 21, 300) as u16 * 5;
                 let set = RuleSetId(random(n, 20, sets));
-                Query { set, peer: pod(random(n, 22, 10_000)), l4: L4 { protocol: 6, port: Some(port) }, own: false }
+                Query {
+                    set,
+                    peer: pod(random(n, 22, 10_000)),
+                    l4: L4 { protocol: 6, port: Some(port) },
+                    own: false,
+                    stranger: false,
+                }
             })
             .collect();
         let mut at = 0;
@@ -131,9 +137,7 @@ fn decisions(c: &mut Criterion) {
         };
         group.throughput(Throughput::Elements(BURST as u64));
         group.bench_function(format!("{name}/one"), |b| {
-            b.iter_custom(|times| {
-                cpu(times, || next().iter().filter(|q| policies.judge(q.set, q.peer, q.l4, q.own).accept).count())
-            });
+            b.iter_custom(|times| cpu(times, || next().iter().filter(|q| policies.judge(q).accept).count()));
         });
         let mut decisions = [Decision { accept: false, rule: None }; BURST];
         group.bench_function(format!("{name}/bulk"), |b| {

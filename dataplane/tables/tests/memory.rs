@@ -52,8 +52,18 @@ impl Process {
     fn resume(&mut self, old: &OldFlows, renumber: &Renumber) -> Result<[Adopted; 2], ResumeError> {
         let Process { v4, v6, quotas, .. } = self;
         let both = [
-            old.pairs::<V4>(renumber, |pair| pair.adopt(|w, put| put(&mut v4[w.index()], &mut quotas[w.index()])))?,
-            old.pairs::<V6>(renumber, |pair| pair.adopt(|w, put| put(&mut v6[w.index()], &mut quotas[w.index()])))?,
+            old.pairs::<V4>(
+                renumber,
+                Flags(1 << 15),
+                |pair| pair.adopt(|w, put| put(&mut v4[w.index()], &mut quotas[w.index()])),
+                |_, _| {},
+            )?,
+            old.pairs::<V6>(
+                renumber,
+                Flags(1 << 15),
+                |pair| pair.adopt(|w, put| put(&mut v6[w.index()], &mut quotas[w.index()])),
+                |_, _| {},
+            )?,
         ];
         v4.iter_mut().for_each(FlowTable::settle);
         v6.iter_mut().for_each(FlowTable::settle);

@@ -60,8 +60,9 @@ impl Model {
     }
 
     /// Whether a selector or binding that the rule names matches the address.
-    fn owned(&self, rule: &RuleSpec, selectors: &[SelectorId], address: IpAddr) -> bool {
+    fn owned(&self, rule: &RuleSpec, selectors: &[SelectorId], (address, stranger): (IpAddr, bool)) -> bool {
         match self.addresses.get(&address) {
+            Some(_) if stranger => rule.action == Action::Deny && !selectors.is_empty(),
             Some(has) => selectors.iter().any(|selector| has.contains(selector)),
             None => {
                 let pod = self.pod_ranges.iter().any(|range| inside(*range, address));
@@ -70,12 +71,12 @@ impl Model {
         }
     }
 
-    fn matches(&self, rule: &RuleSpec, peer: IpAddr, l4: L4) -> bool {
+    fn matches(&self, rule: &RuleSpec, peer: IpAddr, stranger: bool, l4: L4) -> bool {
         let peers = match &rule.peers {
             PeersSpec::Any => true,
             PeersSpec::Of { selectors, nets } => {
                 let block = |net: &NetSpec| inside(net.net, peer) && !net.except.iter().any(|net| inside(*net, peer));
-                self.owned(rule, selectors, peer) || nets.iter().any(block)
+                self.owned(rule, selectors, (peer, stranger)) || nets.iter().any(block)
             }
         };
         let ports = match (&rule.ports, l4.port) {
@@ -85,17 +86,18 @@ impl Model {
                 ports.iter().any(|p| p.protocol == l4.protocol && (p.first..=p.last).contains(&port))
             }
         };
-        peers && ports && rule.named.is_none_or(|binding| self.owned(rule, &[binding], peer))
+        peers && ports && rule.named.is_none_or(|binding| self.owned(rule, &[binding], (peer, stranger)))
     }
 
-    fn judge(&self, set: RuleSetId, peer: IpAddr, l4: L4, own: bool) -> Decision {
+    fn judge(&self, query: &Query) -> Decision {
+        let Query { set, peer, l4, own, stranger } = *query;
         let Some(set) = self.sets.get(&set) else { return Decision { accept: false, rule: None } };
         for tier in [Tier::Admin, Tier::NetworkPolicy, Tier::Baseline] {
             let rules = || set.iter().map(|id| (*id, &self.rules[id])).filter(|(_, rule)| rule.tier == tier);
             if own && tier == Tier::NetworkPolicy && rules().next().is_some() {
                 return Decision { accept: true, rule: None };
             }
-            let Some((id, rule)) = rules().find(|(_, rule)| self.matches(rule, peer, l4)) else { continue };
+            let Some((id, rule)) = rules().find(|(_, rule)| self.matches(rule, peer, stranger, l4)) else { continue };
             if rule.action != Action::Pass {
                 return Decision { accept: rule.action == Action::Accept, rule: Some(id) };
             }
@@ -235,14 +237,16 @@ impl Step {
     }
 }
 
-fn questions() -> Vec<(RuleSetId, IpAddr, L4, bool)> {
+fn questions() -> Vec<Query> {
     let ports = PROTOCOLS.iter().flat_map(|protocol| PORTS.map(|port| L4 { protocol: *protocol, port: Some(port) }));
     let all: Vec<L4> = ports.chain([L4 { protocol: 1, port: None }, L4 { protocol: 47, port: Some(80) }]).collect();
     let mut questions = Vec::new();
     for set in 0..=SETS {
         for address in ADDRESSES.map(|text| text.parse().expect("an address")) {
             for l4 in &all {
-                questions.extend([false, true].map(|own| (RuleSetId(set), address, *l4, own)));
+                for (own, stranger) in [(false, false), (true, false), (false, true), (true, true)] {
+                    questions.push(Query { set: RuleSetId(set), peer: address, l4: *l4, own, stranger });
+                }
             }
         }
     }
@@ -251,22 +255,21 @@ fn questions() -> Vec<(RuleSetId, IpAddr, L4, bool)> {
 
 /// Every answer equals the oracle's; those that changed are covered by the effects.
 fn compare(policies: &Policies, model: &Model, before: Option<(&Policies, &Effects)>) {
-    let questions = questions();
-    let queries: Vec<Query> = questions.iter().map(|&(set, peer, l4, own)| Query { set, peer, l4, own }).collect();
+    let queries = questions();
     let mut in_bulk = vec![Decision { accept: false, rule: None }; queries.len()];
     let hits = |rule: &RuleId| policies.hits(*rule);
     let before_hits: u64 = model.rules.keys().map(hits).sum();
     policies.judge_bulk(&queries, &mut in_bulk);
     let counted = in_bulk.iter().filter(|decision| decision.rule.is_some()).count() as u64;
     assert_eq!(model.rules.keys().map(hits).sum::<u64>(), before_hits + counted);
-    for ((set, peer, l4, own), bulk) in questions.into_iter().zip(in_bulk) {
-        let expected = model.judge(set, peer, l4, own);
-        let decision = policies.peek(set, peer, l4, own);
-        assert_eq!(decision, expected, "{set:?} {peer} {l4:?} own {own}");
-        assert_eq!(bulk, expected, "in bulk: {set:?} {peer} {l4:?} own {own}");
+    for (query, bulk) in queries.into_iter().zip(in_bulk) {
+        let expected = model.judge(&query);
+        let decision = policies.peek(&query);
+        assert_eq!(decision, expected, "{query:?}");
+        assert_eq!(bulk, expected, "in bulk: {query:?}");
         if let Some((before, effects)) = before {
-            let covered = effects.addresses.contains(&peer) || effects.sets.contains(&set);
-            assert!(covered || before.peek(set, peer, l4, own) == decision, "{set:?} {peer} {l4:?}: {effects:?}");
+            let covered = effects.addresses.contains(&query.peer) || effects.sets.contains(&query.set);
+            assert!(covered || before.peek(&query) == decision, "{query:?}: {effects:?}");
         }
     }
     assert_eq!(policies.addresses(), model.addresses.len());
@@ -373,8 +376,10 @@ fn the_last_of_many_rules_decides_and_a_new_first_one_takes_over() {
     assert_eq!(effects, Effects { addresses: vec![], sets: vec![RuleSetId(1)] });
 
     let peer = "10.0.0.1".parse().expect("an address");
-    let asked =
-        |policies: &Policies, port| policies.judge(RuleSetId(1), peer, L4 { protocol: 6, port: Some(port) }, false);
+    let asked = |policies: &Policies, port| {
+        let l4 = L4 { protocol: 6, port: Some(port) };
+        policies.judge(&Query { set: RuleSetId(1), peer, l4, own: false, stranger: false })
+    };
     assert_eq!(asked(&policies, 2999), Decision { accept: true, rule: Some(RuleId(2999)) });
     assert_eq!(asked(&policies, 3000), Decision { accept: false, rule: Some(RuleId(3000)) });
 

@@ -38,11 +38,12 @@ fn judging_does_not_allocate() {
     let outside = [net("10.9.9.9", 0).0, net("8.8.8.8", 0).0, net("2001:db8::1", 0).0];
     let peers = [pods[0], pods[1], outside[0], outside[1], outside[2]];
     let l4 = L4 { protocol: 6, port: Some(80) };
-    let queries = peers.map(|peer| Query { set: RuleSetId(1), peer, l4, own: false });
+    let queries = peers.map(|peer| Query { set: RuleSetId(1), peer, l4, own: false, stranger: false });
     let mut decisions = [Decision { accept: false, rule: None }; 5];
     let before = allocations();
     policies.judge_bulk(&queries, &mut decisions);
-    let one_by_one = peers.map(|peer| policies.judge(RuleSetId(1), peer, l4, false));
+    let one_by_one =
+        peers.map(|peer| policies.judge(&Query { set: RuleSetId(1), peer, l4, own: false, stranger: false }));
     assert_eq!(allocations() - before, 0);
     assert_eq!(one_by_one, decisions);
     assert_eq!(one_by_one.map(|decision| decision.accept), [false, false, false, true, true]);

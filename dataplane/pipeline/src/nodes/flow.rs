@@ -9,7 +9,7 @@
 //! Next: `forward` (hit), `service` (miss), `l2_pass` (a miss of what need not be ours).
 
 use podplane_tables::changed::Validity;
-use podplane_tables::flow::{Action, Entry, Flags, Half, Slot, TimeoutClass, V4, V6};
+use podplane_tables::flow::{Action, Entry, Flags, Half, Slot, V4, V6};
 use podplane_tables::mem::Pod;
 
 use podplane_packet::nat::Tuple;
@@ -21,6 +21,7 @@ use crate::flows::Family;
 use crate::forbid::forbid;
 use crate::graph::{Node, NodeId};
 use crate::halves::{self, BARRED, Bar, RENUMBER};
+use crate::headers::TCP;
 use crate::judge::{Connection, Denial, Direction};
 use crate::pass::Pass;
 use crate::revalidate::{Judged, judge};
@@ -228,7 +229,7 @@ where
     let Action::Drop(number) = half.verdict.action else { return Unusual::End };
     let reason = cached_reason(number);
     if barred
-        && half.class != TimeoutClass::Deny
+        && half.key.proto == TCP
         && !ctx.l4.error
         && let Some(entry) = ctx.slot.and_then(|slot| A::of(&mut w.st.flows).0.table.get_mut(slot))
     {

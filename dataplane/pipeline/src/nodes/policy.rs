@@ -1,13 +1,15 @@
 //! Judges the first packet of a flow, and mints the token without which nothing leaves.
 //!
-//! Uses: `key`, `hash`, `ip`, `via`, `class`, `out`; `rewrite`, where a Service chose the destination: the client's own
+//! Uses: `key`, `hash`, `ip`, `via`, `class`, `out`, `then`, `awaits`; `rewrite`, where a Service chose the destination: the client's own
 //! address and the backend's are what policy sees. Sets: `pass`.
 //!
 //! [`crate::judge`] holds the rules. What they forbid is dropped silently, counted at the pod whose rules forbid it, and
 //! remembered for two seconds so that a flood costs little; packets do not prolong that, and a change of what it depends
 //! on ends it. Nothing is remembered where that would take the room of flows that are allowed.
 //!
-//! Next: `masquerade`.
+//! What leads nowhere is judged, too, before anybody is told: by what it was sent to.
+//!
+//! Next: `masquerade`; `refuse` and `icmp_error`, where there is nothing to let go.
 
 use podplane_tables::flow::{Action, Entry, Flags, Half, Key, TimeoutClass, Verdict};
 use podplane_tables::mem::Pod;
@@ -17,7 +19,7 @@ use super::{Next, Pkt, World};
 use crate::drop::DropReason;
 use crate::env::Env;
 use crate::flows::Family;
-use crate::graph::{Node, NodeId};
+use crate::graph::Node;
 use crate::halves;
 use crate::judge::{Connection, judge};
 use crate::pass::Pass;
@@ -30,10 +32,13 @@ pub(crate) const NODE: Node = Node {
 };
 
 pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
-    match judge(w.snap, &Connection::opened_by(p.ctx)) {
+    // A packet that waited is judged by what is in force now, but counts once.
+    let counts = !std::mem::replace(&mut p.ctx.judged, true);
+    match judge(w.snap, &Connection::opened_by(p.ctx), counts) {
+        Ok(_) if p.ctx.awaits.is_some() => Next::Wait,
         Ok(accepted) => {
             p.ctx.pass = Some(Pass::by_policy(accepted));
-            Next::To(NodeId::Masquerade)
+            Next::To(p.ctx.then)
         }
         Err(denial) => {
             let reason = denial.direction.reason();

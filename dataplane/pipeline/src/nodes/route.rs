@@ -1,9 +1,9 @@
 //! Where the first packet of a flow goes, by its translated destination, and where replies to it go.
 //!
-//! Uses: `ip`, `via`, `rewrite`. Sets: `out`, `back`, `complaint`.
+//! Uses: `ip`, `via`, `rewrite`. Sets: `out`, `back`; `then`, `complaint` where no route or no pod is; `awaits`, where the
+//! neighbour on its way is not known yet.
 //!
-//! Next: `policy`; `reflect` for the node's packets to itself; `icmp_error` where no route or no pod is; or the packet
-//! waits until the neighbour on its way is known.
+//! Next: `policy`, and then what those say; `reflect` for the node's packets to itself.
 
 use std::net::IpAddr;
 
@@ -15,8 +15,9 @@ use super::{Next, Pkt, World};
 use crate::drop::DropReason;
 use crate::env::Env;
 use crate::graph::{Node, NodeId};
+use crate::revalidate::may_come_from;
+use crate::snapshot::Snapshot;
 use crate::snapshot::outside::Way;
-use crate::snapshot::{PortClass, Snapshot};
 use crate::world::{Complaint, Ctx, zone};
 
 pub(crate) const NODE: Node = Node {
@@ -26,6 +27,7 @@ pub(crate) const NODE: Node = Node {
         DropReason::SpoofedFromUplink,
         DropReason::Hairpin,
         DropReason::VxlanNotLocal,
+        DropReason::VxlanInnerSource,
         DropReason::GatewayNoService,
         DropReason::NoRoute,
     ],
@@ -41,16 +43,12 @@ enum End {
 }
 
 pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next {
-    // The node's own stack speaks for itself and for strangers behind its other devices, whom nobody takes for the node.
-    // What is ours or a peer's comes to us by no such way.
-    let taken = |hop| matches!(hop, NextHop::Local(_) | NextHop::Vtep(_) | NextHop::Node(_) | NextHop::Blackhole);
-    if p.ctx.class == PortClass::Host && w.snap.route(p.ctx.ip.src).is_some_and(taken) {
-        return Next::Drop(DropReason::SpoofedFromHost);
-    }
-    // Nor does anybody outside speak for pods, whose packets come through tunnels, or for this node.
-    let known = |hop| !matches!(hop, NextHop::Node(_));
-    if p.ctx.zone() == zone::PLAIN && w.snap.route(p.ctx.ip.src).is_some_and(known) {
-        return Next::Drop(DropReason::SpoofedFromUplink);
+    if !may_come_from(w.snap, p.ctx.ip.src, p.ctx.zone()) {
+        return Next::Drop(match p.ctx.zone() {
+            zone::HOST => DropReason::SpoofedFromHost,
+            zone::ENTRY => DropReason::VxlanInnerSource,
+            _ => DropReason::SpoofedFromUplink,
+        });
     }
     match back(w.snap, p.ctx).and_then(|back| Ok((back, out(w.snap, p.ctx)?))) {
         Ok((back, out)) => {
@@ -59,14 +57,16 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
             Next::To(NodeId::Policy)
         }
         Err(End::Drop(reason)) => Next::Drop(reason),
+        // Neither an answer nor a neighbour that is asked for shall tell anybody what policy hides.
         Err(End::Wait(neighbour)) => {
             p.ctx.awaits = Some(neighbour);
-            Next::Wait
+            Next::To(NodeId::Policy)
         }
         Err(End::Reflect) => Next::To(NodeId::Reflect),
         Err(End::Complain(complaint)) => {
             p.ctx.complaint = complaint;
-            Next::To(NodeId::IcmpError)
+            p.ctx.then = NodeId::IcmpError;
+            Next::To(NodeId::Policy)
         }
     }
 }

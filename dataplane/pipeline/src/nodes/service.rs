@@ -5,7 +5,7 @@
 //! A client that came plain by the uplink is outside, everybody else inside. `sessionAffinity: ClientIP` is remembered
 //! by the worker that owns the client; a backend that left the set is chosen anew.
 //!
-//! Next: `route`, `refuse`.
+//! Next: `route`; `policy`, and then `refuse`.
 
 use podplane_packet::nat::Tuple;
 use podplane_tables::fib::NextHop;
@@ -42,7 +42,7 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
     let services = w.snap.services();
     let Some(frontend) = services.find(dst, p.ctx.ip.proto, dport) else {
         return match local.service_cidrs.contains(dst) {
-            true if services.is_cluster_ip(dst) => Next::To(NodeId::Refuse),
+            true if services.is_cluster_ip(dst) => refuse(p.ctx),
             true => Next::Drop(DropReason::ServiceUnallocated),
             false => Next::To(NodeId::Route),
         };
@@ -52,14 +52,21 @@ pub(crate) fn process<E: Env>(w: &mut World<'_, E>, p: &mut Pkt<E::Buf>) -> Next
     }
     let set = match frontend.target(at == zone::PLAIN) {
         Target::Set(set) => set,
-        Target::Reject => return Next::To(NodeId::Refuse),
+        Target::Reject => return refuse(p.ctx),
         Target::Drop => return Next::Drop(DropReason::ServiceNoLocalEndpoint),
     };
     let Some(backend) = choose(w.st, w.now, local.cluster_seed, p.ctx, frontend, set) else {
-        return Next::To(NodeId::Refuse);
+        return refuse(p.ctx);
     };
     p.ctx.rewrite = Some(Tuple { dst: backend.address, dport: backend.port, ..p.ctx.tuple() });
     Next::To(NodeId::Route)
+}
+
+/// Lets the client be told, unless policy would have kept it from whatever there were.
+#[cold]
+fn refuse(ctx: &mut Ctx) -> Next {
+    ctx.then = NodeId::Refuse;
+    Next::To(NodeId::Policy)
 }
 
 /// The client's backend.

@@ -15,8 +15,8 @@ use super::outside::Outside;
 use super::policy::{Policy, PortPolicy};
 use super::services::{Services, Terms};
 use super::{
-    Local, LocalConfig, MIN_MTU, PeerConfig, PortClass, PortEntry, Prefix, Snapshot, SnapshotConfig, SnapshotError,
-    Vtep, Wanted,
+    Local, LocalConfig, MIN_MTU, PeerConfig, Places, PortClass, PortEntry, Prefix, Snapshot, SnapshotConfig,
+    SnapshotError, Vtep, Wanted,
 };
 
 /// The smallest MTU without IPv6 (RFC 791: every host takes 576 bytes).
@@ -42,9 +42,13 @@ impl Snapshot {
             None => Arc::new(ChangedCells::new(config.seed)),
         };
         let same = previous.filter(|p| p.workers == config.workers && p.wanted.is(config));
-        let base = match same {
-            Some(same) => Base::of(same),
-            None => Base::compile(config, previous, generation)?,
+        let placed = previous.filter(|p| p.workers == config.workers && p.wanted.places.is(config));
+        let base = match (same, placed) {
+            (Some(same), _) => Base::of(same),
+            (None, Some(placed)) if placed.wanted.differs_in_policy_alone(config) => {
+                Base::with_policies(placed, config)?
+            }
+            _ => Base::compile(config, previous, generation)?,
         };
         let (own, cluster_seed): (&[IpAddr], _) =
             config.local.as_ref().map_or((&[], [0; 2]), |l| (&l.addresses, l.cluster_seed));
@@ -53,7 +57,7 @@ impl Snapshot {
         let terms = Terms { seed: cluster_seed, workers: config.workers, table_limit: config.table_limit };
         let (services, change) = Services::compile(&config.services, own, terms, before.map(|p| &p.services))?;
         let outside = Outside::compile(&config.outside, previous.map(|p| &p.outside))?;
-        let (policy, judged) = Policy::compile(config, previous.map(|p| &p.policy), same.is_some())?;
+        let (policy, judged) = Policy::compile(config, previous.map(|p| &p.policy), placed.is_some(), same.is_some())?;
         let Base { ports, local, vteps, fib, wanted } = base;
         let workers = config.workers;
         let snapshot = Snapshot {
@@ -96,6 +100,12 @@ impl Base {
         Base { ports, local: s.local.clone(), vteps, fib: s.fib.clone(), wanted: Arc::clone(&s.wanted) }
     }
 
+    /// That of a snapshot, but for which rules ports have: no route depends on those.
+    fn with_policies(s: &Snapshot, config: &SnapshotConfig) -> Result<Base, SnapshotError> {
+        let wanted = Wanted { ports: config.ports.clone(), places: Arc::clone(&s.wanted.places) };
+        Ok(Base { ports: ports(config)?.into(), wanted: Arc::new(wanted), ..Base::of(s) })
+    }
+
     fn compile(config: &SnapshotConfig, previous: Option<&Snapshot>, generation: u32) -> Result<Base, SnapshotError> {
         let ports = ports(config)?;
         let mut routes = Routes::default();
@@ -109,19 +119,16 @@ impl Base {
             routes.unannounced(wanted, local);
         }
         let fib = routes.into_fib()?;
-        let mut wanted = Wanted {
-            ports: config.ports.clone(),
-            local: config.local.clone(),
-            peers: config.peers.clone(),
-            by_vtep: vec![None; vteps.len()],
-        };
+        let mut places =
+            Places { local: config.local.clone(), peers: config.peers.clone(), by_vtep: vec![None; vteps.len()] };
         let index: HashMap<IpAddr, usize> =
             vteps.iter().enumerate().filter_map(|(i, v)| Some((v.as_ref()?.addr, i))).collect();
         for peer in &config.peers {
             if let Some(&i) = index.get(&peer.vtep) {
-                wanted.by_vtep[i] = Some((peer.addresses.clone(), peer.pod_cidrs.clone()));
+                places.by_vtep[i] = Some((peer.addresses.clone(), peer.pod_cidrs.clone()));
             }
         }
+        let wanted = Wanted { ports: config.ports.clone(), places: Arc::new(places) };
         let (ports, vteps) = (ports.into(), vteps.into());
         Ok(Base { ports, local: local.map(Arc::new), vteps, fib, wanted: Arc::new(wanted) })
     }
@@ -362,10 +369,6 @@ fn stamp(old: &Snapshot, new: &Snapshot) {
     if Arc::ptr_eq(&old.wanted, &new.wanted) {
         return;
     }
-    // Ranges cover addresses without number: where one comes, goes or moves, everything is judged again.
-    if old.wanted.ranges() != new.wanted.ranges() || old.wanted.local != new.wanted.local {
-        cells.stamp_all(generation);
-    }
     for i in 0..old.ports.len().max(new.ports.len()) {
         let id = PortId(i as u16);
         let (before, after) = (old.port(id), new.port(id));
@@ -376,12 +379,20 @@ fn stamp(old: &Snapshot, new: &Snapshot) {
             }
         }
     }
+    let (before, after) = (&old.wanted.places, &new.wanted.places);
+    if Arc::ptr_eq(before, after) {
+        return;
+    }
+    // Ranges cover addresses without number: where one comes, goes or moves, everything is judged again.
+    if before.ranges() != after.ranges() || before.local != after.local {
+        cells.stamp_all(generation);
+    }
     for i in 0..old.vteps.len().max(new.vteps.len()) {
         let id = VtepIndex(i as u16);
         if old.vtep(id).map(|v| v.since) != new.vtep(id).map(|v| v.since) {
             cells.stamp_vtep(id, generation);
         }
-        let (before, after) = (old.wanted.addresses(id), new.wanted.addresses(id));
+        let (before, after) = (before.addresses(id), after.addresses(id));
         if before != after {
             before.iter().chain(after).for_each(|a| cells.stamp_address(*a, generation));
         }
@@ -391,7 +402,20 @@ fn stamp(old: &Snapshot, new: &Snapshot) {
 impl Wanted {
     /// Whether a configuration wants the same of ports, this node and its peers.
     fn is(&self, config: &SnapshotConfig) -> bool {
-        self.local == config.local && self.ports == config.ports && self.peers == config.peers
+        self.ports == config.ports && self.places.is(config)
+    }
+
+    /// Whether a configuration, which wants the same of this node and its peers, wants the same of ports but for policy.
+    fn differs_in_policy_alone(&self, config: &SnapshotConfig) -> bool {
+        let bare = |&(id, port): &(PortId, PortEntry)| (id, PortEntry { policy: PortPolicy::default(), ..port });
+        self.ports.iter().map(bare).eq(config.ports.iter().map(bare))
+    }
+}
+
+impl Places {
+    /// Whether a configuration wants the same.
+    fn is(&self, config: &SnapshotConfig) -> bool {
+        self.local == config.local && self.peers == config.peers
     }
 
     fn ranges(&self) -> impl PartialEq + use<> {

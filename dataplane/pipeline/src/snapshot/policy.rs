@@ -58,10 +58,11 @@ pub(super) struct Changed {
 }
 
 impl Policy {
-    /// Compiles what differs from `previous`; `alike`: ports, this node and its peers do not.
+    /// Compiles what differs from `previous`; `placed`: this node and its peers do not; `alike`: nor do ports.
     pub(super) fn compile(
         config: &SnapshotConfig,
         previous: Option<&Policy>,
+        placed: bool,
         alike: bool,
     ) -> Result<(Policy, Changed), SnapshotError> {
         let empty = Policy::default();
@@ -70,7 +71,7 @@ impl Policy {
         let addresses = differences(&was.addresses, &now.addresses);
         let rules = differences(&was.rules, &now.rules);
         let sets = differences(&was.sets, &now.sets);
-        let ranges = if alike { Arc::clone(&before.ranges) } else { ranges(config) };
+        let ranges = if placed { Arc::clone(&before.ranges) } else { ranges(config) };
         let other_ranges = *ranges != *before.ranges;
         if !(alike && sets.is_empty()) {
             check_sets(config)?;

@@ -7,7 +7,7 @@ use podplane_pipeline::sim::{Sim, SimConfig};
 use podplane_pipeline::snapshot::PortPolicy;
 use podplane_tables::policy::{Action, PeersSpec, Ports, RuleId, RuleSetId, RuleSpec, Tier};
 
-use crate::common::{ACK, End, SYN, frame, send, tcp};
+use crate::common::{ACK, End, SYN, echo, frame, send, tcp};
 
 /// Two pods of one node, on two workers if there are two.
 pub fn pods(config: SimConfig) -> (Sim, End, End) {
@@ -77,6 +77,35 @@ fn an_ended_connection_stays_ended_while_its_server_goes_on_and_an_hour_longer()
     }
 }
 
+/// As long as an answered flow that falls silent, and no longer, whatever the server sends.
+#[test]
+fn what_has_no_sign_of_a_beginning_is_barred_for_the_time_that_its_flow_would_have_had() {
+    let udp = |sport, dport| Transport::Udp { sport, dport };
+    let sctp = |sport, dport| Transport::Sctp { sport, dport };
+    type Kind<'a> = (&'a dyn Fn(u16, u16) -> Transport, [u16; 2], u32);
+    let kinds: [Kind<'_>; 3] = [
+        (&udp, [4000, 53], 180_000),
+        (&sctp, [3868, 3868], 210_000),
+        (&|from, _| echo(false, from == 1, 7), [1, 2], 30_000),
+    ];
+    for workers in [1, 2] {
+        for (l4, [there, back], lasts) in kinds {
+            let (mut sim, client, server) = pods(SimConfig { workers, ..SimConfig::default() });
+            assert!(passes(&mut sim, client, server, l4(there, back)));
+            assert!(passes(&mut sim, server, client, l4(back, there)));
+            open(&mut sim, server, Some(443));
+            assert!(!passes(&mut sim, client, server, l4(there, back)));
+            for _ in 0..lasts / 10_000 - 1 {
+                leap(&mut sim, 10_000);
+                assert!(!passes(&mut sim, server, client, l4(back, there)), "{lasts}");
+            }
+            leap(&mut sim, 11_000);
+            leap(&mut sim, 1_000);
+            assert!(passes(&mut sim, server, client, l4(back, there)), "what comes then is the server's own: {lasts}");
+        }
+    }
+}
+
 /// Whoever is heard first once a connection is allowed again: it is the client's still, so a rule about the client ends
 /// it again.
 #[test]
@@ -121,7 +150,7 @@ fn the_servers_packet_ends_both_halves() {
             open(&mut sim, server, Some(443));
             assert!(!passes(&mut sim, server, client, back));
             sim.advance(3000);
-            assert_eq!(sim.flows(), 1, "what bars the replies of the TCP connection alone is left");
+            assert_eq!(sim.flows(), 1 + usize::from(udp), "what bars the replies alone is left");
         }
     }
 }

@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::common::{ACK, End, addresses, frame, tcp};
 use podplane_packet::id::PortId;
 use podplane_pipeline::sim::{Sim, SimConfig, SimPod};
-use podplane_pipeline::snapshot::{PortPolicy, Snapshot, SnapshotError};
-use podplane_pipeline::{Direction, Origin};
+use podplane_pipeline::snapshot::{PortPolicy, Prefix, Snapshot, SnapshotError};
+use podplane_pipeline::{Direction, DropReason, Origin};
 use podplane_tables::policy::{Action, PeersSpec, RuleId, RuleSetId, RuleSpec, SelectorId, Tier};
 
 fn rule(action: Action, selectors: &[u32]) -> Arc<RuleSpec> {
@@ -114,4 +115,50 @@ fn imagined_connections_are_explained_as_real_ones_are_judged() {
     assert_eq!(of(Origin::Pod, to, [192, 0, 2, 1].into()), []);
     let hits: Vec<_> = [1, 2].map(|r| snap.policies().hits(RuleId(r))).into();
     assert_eq!(hits, [0, 0], "nobody asked for real");
+}
+
+#[test]
+fn the_source_of_a_flow_is_looked_at_again() {
+    let mut sim = Sim::new(SimConfig { nodes: 2, ..SimConfig::default() });
+    let server = End::Pod(sim.add_pod(0));
+    let stranger: IpAddr = "203.0.113.7".parse().expect("an address");
+    let send = |sim: &mut Sim, from: End, (src, dst): (IpAddr, IpAddr), l4| {
+        let mut spec = frame(sim, from, dst, l4, b"x");
+        spec.ip = addresses(src, dst);
+        crate::common::send(sim, from, &spec);
+        assert_eq!(sim.conserved(), Ok(()));
+        let port = if from == server { End::Node(0).port() } else { server.port() };
+        sim.take(0, port).len()
+    };
+    // Somebody behind the node, who is answered that way.
+    let there = |sim: &mut Sim| send(sim, End::Node(0), (stranger, server.ip(false)), tcp(4000, 80, ACK));
+    let back = |sim: &mut Sim| send(sim, server, (server.ip(false), stranger), tcp(80, 4000, ACK));
+    assert_eq!((there(&mut sim), back(&mut sim)), (1, 1));
+    // A pod's, by now: another node's range.
+    sim.nodes[0].config.peers[0].pod_cidrs.push(Prefix { addr: "203.0.113.0".parse().expect("an address"), len: 24 });
+    sim.nodes[0].publish();
+    assert_eq!(there(&mut sim), 0);
+    assert_eq!(sim.drops(DropReason::SpoofedFromHost), 1);
+}
+
+#[test]
+fn another_rule_set_of_a_port_leaves_the_routes_as_they_are() {
+    let (mut sim, [a, b, _]) = isolated();
+    let routes = |sim: &Sim| [a, b].map(|pod| sim.nodes[0].snapshot.route(pod.v4.into()));
+    let (before, stamped) = (routes(&sim), [stamps(&sim, a), stamps(&sim, b)]);
+    give(&mut sim, b, PortPolicy { ingress: Some(RuleSetId(9)), egress: None });
+    sim.nodes[0].publish();
+    assert_eq!(routes(&sim), before);
+    assert_eq!(stamps(&sim, a), stamped[0]);
+    assert!(stamps(&sim, b).iter().all(|s| *s == sim.nodes[0].snapshot.generation()), "its flows are judged again");
+    let judged: Vec<_> = sim.nodes[0]
+        .snapshot
+        .explain_policy(Origin::Pod, a.v4.into(), b.v4.into(), 6, 80)
+        .map(|j| j.accepts())
+        .collect();
+    assert!(judged.contains(&false), "{judged:?}");
+    // One that is not known is refused this way, too.
+    give(&mut sim, b, PortPolicy { ingress: Some(RuleSetId(10)), egress: None });
+    let refused = Snapshot::compile(&sim.nodes[0].config, Some(&sim.nodes[0].snapshot)).map(|_| ());
+    assert_eq!(refused, Err(SnapshotError::RuleSet(b.port, 10)));
 }

@@ -180,8 +180,14 @@ impl Renumber {
         *self.vteps.get(old.index())?
     }
 
-    /// The half as it is here. `None`: something that it depends on is gone.
+    /// A half of a connection as it is here. `None`: something that it depends on is gone.
     fn half<A: Addr>(&self, old: &Half<A>, peer: HalfRef) -> Option<Half<A>> {
+        let new = self.alone(old).filter(|half| !matches!(half.verdict.action, Action::Drop(_)))?;
+        Some(Half { peer: Some(peer), ..new })
+    }
+
+    /// The same for a half without another.
+    fn alone<A: Addr>(&self, old: &Half<A>) -> Option<Half<A>> {
         let mut new = *old;
         new.local_port = self.port(old.local_port)?;
         if let Some(vtep) = old.vtep {
@@ -192,10 +198,10 @@ impl Renumber {
             Action::Encap(vtep) => Action::Encap(self.vtep(vtep)?),
             Action::Enter(vtep) => Action::Enter(self.vtep(vtep)?),
             Action::Outside(n) => Action::Outside((*self.neighbours.get(n.index())?)?),
-            Action::Drop(_) => return None,
+            drop @ Action::Drop(_) => drop,
         };
         new.generation = self.generation;
-        new.peer = Some(peer);
+        new.peer = None;
         let seen = old.last_seen.wrapping_add(self.shift);
         // Nothing was seen in the future; such a flow would never end.
         new.last_seen = if reached(self.now, seen) { seen } else { self.now };
@@ -259,19 +265,32 @@ impl OldFlows {
         self.names.ports().filter(|(.., home)| home.0 < self.config.workers)
     }
 
-    /// Calls `take` for each connection of a family that can go on, which says whether it was taken. Costs a read of
-    /// the whole memory and one system call for each connection, so it belongs on a thread that may wait.
+    /// Calls `take` for each connection of a family that can go on, which says whether it was taken, and `bar` for each
+    /// half without another that has the flag `barred`, with its place, whose drops stay drops. Costs a read of the whole
+    /// memory and one system call for each connection, so it belongs on a thread that may wait.
     ///
     /// # Errors
     /// The file cannot be read to its end.
     pub fn pairs<A: Addr>(
         &self,
         renumber: &Renumber,
+        barred: Flags,
         mut take: impl FnMut(&Pair<A>) -> bool,
+        mut bar: impl FnMut(HalfRef, &Half<A>),
     ) -> Result<Adopted, ResumeError> {
         let mut adopted = Adopted::default();
         for worker in 0..self.config.workers {
             self.scan::<A>(worker, |at, entry| {
+                if entry.flags().has(Flags::INITIATOR) {
+                    let alone = entry.flags().has(barred) && entry.peer().is_none();
+                    if let Some(half) = alone.then(|| renumber.alone(&entry.half())).flatten() {
+                        bar(at, &half);
+                    }
+                    return Ok(());
+                }
+                if matches!(entry.action(), Action::Drop(_)) {
+                    return Ok(());
+                }
                 let result = match self.pair(at, &entry, renumber)? {
                     Ok(pair) if take(&pair) => Ok(()),
                     Ok(_) => Err(Rejected::NoRoom),
@@ -284,7 +303,7 @@ impl OldFlows {
         Ok(adopted)
     }
 
-    /// Every live half of replies of a worker.
+    /// Every live half of a worker.
     fn scan<A: Addr>(
         &self,
         worker: u8,
@@ -299,7 +318,7 @@ impl OldFlows {
             let bytes = &mut bytes[..count * size];
             self.file.read_exact_at(bytes, first + u64::from(next) * size as u64)?;
             for raw in bytes.chunks_exact(size) {
-                if let (Some(entry), Some(slot)) = (live::<A>(raw, Flags::REPLY), Slot::from_index(next)) {
+                if let (Some(entry), Some(slot)) = (whole::<A>(raw), Slot::from_index(next)) {
                     let sequence = entry.sequence();
                     found(HalfRef { worker: WorkerId(worker), slot, sequence }, entry)?;
                 }
@@ -323,8 +342,10 @@ impl OldFlows {
         let first = self.layout.entries(initiator_at.worker.0, A::V6);
         let at = first + initiator_at.slot.index() as usize * size_of::<Entry<A>>();
         self.file.read_exact_at(bytes, at as u64)?;
-        let initiator = live::<A>(bytes, Flags::INITIATOR).filter(|initiator| {
-            initiator.sequence() == initiator_at.sequence
+        let initiator = whole::<A>(bytes).filter(|initiator| {
+            initiator.flags().has(Flags::INITIATOR)
+                && !matches!(initiator.action(), Action::Drop(_))
+                && initiator.sequence() == initiator_at.sequence
                 && initiator.peer().is_some_and(|peer| peer.worker == reply_at.worker)
                 && is_answered_by(initiator, reply.key())
         });
@@ -367,16 +388,15 @@ fn is_answered_by<A: Addr>(initiator: &Entry<A>, reply: &Key<A>) -> bool {
     Key::new(src, dst, sport, dport, there.proto, reply.zone).reversed(reply.zone) == *reply
 }
 
-/// The entry that the bytes are, if it is whole, in force, of that direction alone, and forwards.
-fn live<A: Addr>(bytes: &[u8], direction: Flags) -> Option<Entry<A>>
+/// The entry that the bytes are, if it is whole, in force, and of one direction alone.
+fn whole<A: Addr>(bytes: &[u8]) -> Option<Entry<A>>
 where
     Entry<A>: Pod,
 {
     let directions = Flags::INITIATOR.with(Flags::REPLY);
     from_bytes::<Entry<A>>(bytes).filter(|entry| {
-        entry.state() == EntryState::Live
-            && entry.flags().0 & directions.0 == direction.0
-            && !matches!(entry.action(), Action::Drop(_))
+        let direction = entry.flags().0 & directions.0;
+        entry.state() == EntryState::Live && [Flags::INITIATOR.0, Flags::REPLY.0].contains(&direction)
     })
 }
 

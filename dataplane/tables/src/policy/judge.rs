@@ -33,6 +33,9 @@ pub struct Query {
     pub l4: L4,
     /// Client and server are the same pod.
     pub own: bool,
+    /// The other end is not believed to be the owner of its address: selectors that accept or pass do not match, those
+    /// that deny do if the address has an owner or lies in a pod range.
+    pub stranger: bool,
 }
 
 /// What was decided.
@@ -55,22 +58,22 @@ impl Decision {
 struct Case<'a> {
     set: &'a Set,
     rows: Rows<'a>,
-    point: Point,
     known: Option<ClassId>,
+    /// Nobody is known to own the address who could be the other end, and it is one that somebody should own.
+    suspect: bool,
     own: bool,
 }
 
 impl Policies {
     /// Decides about a flow between a pod that has `set` in this direction and `peer`: the client's address before
-    /// masquerade for ingress, the server's after Service translation for egress. `own`: client and server are the same
-    /// pod. Counts a hit of the rule that decided.
+    /// masquerade for ingress, the server's after Service translation for egress. Counts a hit of the rule that decided.
     ///
     /// No allocation, no locks.
     #[inline]
-    pub fn judge(&self, set: RuleSetId, peer: IpAddr, l4: L4, own: bool) -> Decision {
-        let Some(set) = self.sets.get(&set.0) else { return Decision::NO_SET };
-        let point = Point::from(peer);
-        let (accept, slot) = self.settle(&self.case(set, point, self.known(point), l4, own));
+    pub fn judge(&self, query: &Query) -> Decision {
+        let Some(set) = self.sets.get(&query.set.0) else { return Decision::NO_SET };
+        let point = Point::from(query.peer);
+        let (accept, slot) = self.settle(&self.case(set, point, self.known(point), query));
         if let Some(slot) = slot {
             slot.hits.count();
         }
@@ -113,7 +116,7 @@ impl Policies {
         }
         for ((query, found), case) in queries.iter().zip(sets).zip(&mut cases) {
             let Some((set, point, known)) = found else { continue };
-            let found = self.case(set, point, known, query.l4, query.own);
+            let found = self.case(set, point, known, query);
             found.rows.prefetch();
             *case = Some(found);
         }
@@ -135,30 +138,34 @@ impl Policies {
     }
 
     /// [`Policies::judge`] about an imaginary flow: counts nothing.
-    pub fn peek(&self, set: RuleSetId, peer: IpAddr, l4: L4, own: bool) -> Decision {
-        let Some(set) = self.sets.get(&set.0) else { return Decision::NO_SET };
-        let point = Point::from(peer);
-        let (accept, slot) = self.settle(&self.case(set, point, self.known(point), l4, own));
+    pub fn peek(&self, query: &Query) -> Decision {
+        let Some(set) = self.sets.get(&query.set.0) else { return Decision::NO_SET };
+        let point = Point::from(query.peer);
+        let (accept, slot) = self.settle(&self.case(set, point, self.known(point), query));
         Decision { accept, rule: slot.map(|slot| slot.rule) }
     }
 
     /// Finds the rows.
     #[inline(always)]
-    fn case<'a>(&'a self, set: &'a Set, point: Point, known: Option<ClassId>, l4: L4, own: bool) -> Case<'a> {
-        let ports = match l4.port {
-            Some(port) => set.ports.get(ranges::port(l4.protocol, port)),
+    fn case<'a>(&'a self, set: &'a Set, point: Point, known: Option<ClassId>, query: &Query) -> Case<'a> {
+        let ports = match query.l4.port {
+            Some(port) => set.ports.get(ranges::port(query.l4.protocol, port)),
             None => &set.portless,
         };
+        let claimed = known.is_some() && query.stranger;
+        let known = known.filter(|_| !query.stranger);
+        let suspect = known.is_none() && set.knows_pod_ranges && (claimed || self.in_pod_range(point));
         let class = match known {
             Some(class) => set.classes.get(&class.0).unwrap_or(&set.base),
-            None if set.knows_pod_ranges && self.in_pod_range(point) => &set.unknown,
+            None if suspect => &set.unknown,
             None => &set.base,
         };
         let net = match point {
             Point::V4(address) => set.nets4.get(address),
             Point::V6(address) => set.nets6.get(address),
         };
-        Case { set, rows: Rows { ports, class, net, chunks: set.layout.chunks }, point, known, own }
+        let rows = Rows { ports, class, net, chunks: set.layout.chunks };
+        Case { set, rows, known, suspect, own: query.own }
     }
 
     /// Decides by the rows.
@@ -208,7 +215,7 @@ impl Policies {
             Some(class) => {
                 self.classes.get(&class.0).is_some_and(|class| class.selectors.binary_search(&binding).is_ok())
             }
-            None => action == Action::Deny && self.in_pod_range(case.point),
+            None => action == Action::Deny && case.suspect,
         }
     }
 
