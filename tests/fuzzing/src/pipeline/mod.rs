@@ -1,7 +1,8 @@
-//! The whole packet path: two nodes of two workers, three pods, Services, and a stranger on the underlay, all of whom send
+//! The whole packet path: two nodes of two workers, three pods, of which one has rules, Services, and a stranger on the underlay, all of whom send
 //! what the input says, in the order and at the time that it says.
 
 mod frames;
+mod policy;
 mod services;
 
 use std::cell::RefCell;
@@ -29,7 +30,7 @@ thread_local! {
 /// Each step is a byte that says what happens, and what that needs.
 ///
 /// # Panics
-/// If a packet is lost without a name, a flow outlives its time, or a pod gets what nobody may send it.
+/// If a packet is lost without a name, a flow outlives its time, or a pod gets what nobody may send it, or what rules forbid.
 pub fn pipeline(data: &[u8]) {
     WORLD.with_borrow_mut(|world| world.play(&mut Input::new(data)));
 }
@@ -56,6 +57,7 @@ impl World {
         let mut sim = Sim::new(config);
         let pods = [0, 0, 1].map(|node| sim.add_pod(node));
         services::serve(&mut sim, &pods);
+        policy::enforce(&mut sim, &pods);
         let maker = Maker::new(pods, [0, 1].map(|n| sim.nodes[n].uplink_mac()));
         World { sim, maker, pods, spoke: 0 }
     }
@@ -138,6 +140,7 @@ impl World {
         self.sim.remove_pod(pod);
         self.settle();
         assert_eq!(self.sim.add_pod(pod.node), pod);
+        policy::enforce(&mut self.sim, &self.pods);
     }
 
     fn settle(&mut self) {
@@ -203,6 +206,7 @@ impl World {
         assert_eq!(head[6..12], Mac::GATEWAY.0, "{head:02x?}");
         let parsed = parse(head, buf.len()).unwrap_or_else(|e| panic!("{e} in what was delivered: {head:02x?}"));
         assert!(parsed.kind != Kind::Other, "{parsed:?}");
+        assert!(policy::allows(&self.pods, &parsed), "forbidden at pod {at}: {parsed:?}");
         // To everybody only the gateway's answer to a pod that has no address yet (RFC 4861 section 7.2.4).
         let everybody = parsed.kind == Kind::Nd && head.starts_with(&[0x33, 0x33, 0, 0, 0, 1]);
         assert!(everybody || head.starts_with(&pod.mac.0), "{head:02x?}");
