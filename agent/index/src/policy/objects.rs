@@ -10,7 +10,8 @@ use crate::k8s::{self, Kind, ObjectKey};
 impl Policy {
     /// Takes a pod's new state; the error says what is wrong with it.
     pub(crate) fn pod(&mut self, key: &ObjectKey, pod: &k8s::Pod, addresses: Vec<IpAddr>) -> Result<(), String> {
-        let facts = PodFacts::of(pod, (key.namespace.clone(), key.name.clone()), addresses)?;
+        let mut facts = PodFacts::of(pod, (key.namespace.clone(), key.name.clone()), addresses)?;
+        facts.labels = self.pods.share(facts.labels);
         let known = self.pods.find(&facts.name);
         match known.and_then(|id| Some((id, &self.pods.get(id)?.facts))) {
             Some((_, before)) if *before == facts => {}

@@ -1,7 +1,8 @@
 //! Pods, as far as policy is concerned.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use podplane_config::v1::Protocol;
 
@@ -19,6 +20,9 @@ const MAX_NAME: usize = 253;
 /// The longest UID, in bytes; the API server makes 36.
 const MAX_UID: usize = 128;
 
+/// Fewer labels are never swept.
+const SWEEP_AT_LEAST: usize = 1024;
+
 /// What a pod says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PodFacts {
@@ -29,7 +33,8 @@ pub(super) struct PodFacts {
     pub(super) mirror: Option<String>,
     /// RFC 3339, UTC; empty where it is not stated.
     pub(super) created: String,
-    pub(super) labels: LabelMap,
+    /// Shared with the pods that have the same: those of a Deployment do, and a cluster has far more pods than those.
+    pub(super) labels: Arc<LabelMap>,
     /// Container ports that have a name, of containers and sidecars.
     pub(super) ports: BTreeSet<(String, Protocol, u16)>,
     /// The addresses of its status.
@@ -58,7 +63,7 @@ impl PodFacts {
             uid: metadata.uid.clone().unwrap_or_default(),
             mirror: metadata.annotations.clone().unwrap_or_default().mirror,
             created: metadata.creation_timestamp.clone().unwrap_or_default(),
-            labels: metadata.labels.clone().unwrap_or_default(),
+            labels: Arc::new(metadata.labels.clone().unwrap_or_default()),
             ports: ports(spec)?,
             addresses,
             host_network: spec.host_network.unwrap_or(false),
@@ -137,6 +142,9 @@ pub(super) struct Pods {
     free: Vec<PodId>,
     /// Those whose object is there.
     live: HashMap<PodName, PodId>,
+    /// All labels that pods have, some that they had, and at how many it is looked which are which.
+    labels: HashSet<Arc<LabelMap>>,
+    sweep_at: usize,
 }
 
 impl Pods {
@@ -146,6 +154,19 @@ impl Pods {
 
     pub(super) fn get_mut(&mut self, id: PodId) -> Option<&mut PodState> {
         self.slots.get_mut(id as usize)?.as_mut()
+    }
+
+    /// The same labels as some other pod has them, where one has.
+    pub(super) fn share(&mut self, labels: Arc<LabelMap>) -> Arc<LabelMap> {
+        if let Some(known) = self.labels.get(&labels) {
+            return known.clone();
+        }
+        if self.labels.len() >= self.sweep_at {
+            self.labels.retain(|labels| Arc::strong_count(labels) > 1);
+            self.sweep_at = 2 * self.labels.len() + SWEEP_AT_LEAST;
+        }
+        self.labels.insert(labels.clone());
+        labels
     }
 
     pub(super) fn find(&self, name: &PodName) -> Option<PodId> {
@@ -206,3 +227,19 @@ pub(super) struct NamespaceState {
 
 /// All namespaces by name.
 pub(super) type Namespaces = BTreeMap<String, NamespaceState>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_labels_are_kept_once_and_not_for_ever() {
+        let mut pods = Pods::default();
+        let labels = |n: usize| Arc::new(LabelMap::from([("app".into(), format!("a{n}"))]));
+        let first = pods.share(labels(0));
+        assert!(Arc::ptr_eq(&first, &pods.share(labels(0))));
+        (1..10 * SWEEP_AT_LEAST).for_each(|n| drop(pods.share(labels(n))));
+        assert!(pods.labels.len() <= 2 * SWEEP_AT_LEAST, "{}", pods.labels.len());
+        assert!(Arc::ptr_eq(&first, &pods.share(labels(0))), "what a pod has is still known");
+    }
+}

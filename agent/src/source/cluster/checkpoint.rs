@@ -23,6 +23,8 @@ const REST: Duration = Duration::from_secs(1);
 const SHARE: u32 = 20;
 /// Between two batches, at most.
 const LONGEST_REST: Duration = Duration::from_secs(60);
+/// Objects in a batch, at most.
+const PIECE: usize = 2000;
 /// No more is kept: a cluster of any size that this agent can serve is far smaller.
 const MOST_BYTES: u64 = 512 * 1024 * 1024;
 
@@ -188,7 +190,19 @@ impl Writer {
             let reason = format!("the objects of this cluster are more than {} MiB", MOST_BYTES / 1024 / 1024);
             return Err((reason, BTreeMap::new()));
         }
-        self.journal.append(&batch, complete).map_err(|e| (e.to_string(), batch))
+        let mut left = batch;
+        loop {
+            // In pieces, so that the text of a whole cluster is not kept twice.
+            let rest = left.keys().nth(PIECE).cloned().map(|key| left.split_off(&key)).unwrap_or_default();
+            if let Err(e) = self.journal.append(&left, complete && rest.is_empty()) {
+                left.extend(rest);
+                return Err((e.to_string(), left));
+            }
+            if rest.is_empty() {
+                return Ok(());
+            }
+            left = rest;
+        }
     }
 }
 

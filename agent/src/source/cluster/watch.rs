@@ -46,7 +46,7 @@ enum End {
     /// What was missed is not known: everything is listed again, in a while.
     Relist(String, Duration),
     /// "Too large resource version" (504): the server's memory lags behind its store, or the store was restored from a
-    /// backup.
+    /// backup. Or it is too slow for a stream.
     Late(String),
     /// The server does not list by streaming.
     NotStreamed,
@@ -178,7 +178,8 @@ impl Watch {
         WatchParams {
             label_selector: selector(self.kind).map(str::to_owned),
             field_selector: None,
-            timeout: u32::try_from(jitter(WATCH_FOR).as_secs()).ok(),
+            // A list takes as long as it takes; what follows it then lasts for as long as the server likes.
+            timeout: u32::try_from(jitter(WATCH_FOR).as_secs()).ok().filter(|_| !initial),
             bookmarks: true,
             send_initial_events: initial,
         }
@@ -237,7 +238,7 @@ impl Watch {
                     }
                     Some(Err(e)) => return self.broken(e),
                     None if initial => {
-                        return End::Relist("the API server ended a list before its end".into(), Duration::ZERO);
+                        return End::Late("the API server ended a list before its end".into());
                     }
                     None if !heard && began.elapsed() < TOO_SHORT => {
                         return End::Resume("the API server ended a watch at once".into(), Duration::ZERO);
