@@ -17,7 +17,7 @@ help:
 	@echo 'make build   release binaries in target/release/'
 	@echo 'make image   the OCI image as an archive in target/, without a container engine'
 	@echo 'make manifests    render deploy/manifests from the chart; make test-deploy holds the two together (needs Go)'
-	@echo 'make bench   measurements, each with its peer in the same run'
+	@echo 'make bench   measurements, each with its peer in the same run (QUICK=1: briefly)'
 	@echo 'make deps    install what is missing and nothing else'
 	@echo 'make fuzz    run the fuzz targets for SECONDS=60 or RUNS=N each (needs a nightly toolchain and cargo-fuzz)'
 
@@ -90,12 +90,14 @@ test-image: image
 # Whole paths against the kernel, then the packet path and the tables alone (criterion; no devices), then the flow table
 # beside rte_hash and policies beside rte_acl. Some 35 minutes after the build on two cores; `podplane-perf list` names the single rows.
 # service-change wants 1 GiB of hugepages, rte_hash with 8M entries the 800 MiB of its EAL and 1 GiB for the tables.
+# QUICK=1 starts each row once and measures briefly: whether every row runs, in a third of the time; no figures to keep.
 BENCH_MEMORY ?= 1200
 FLOWS_MEMORY ?= 2400
 bench: build
 	@target/release/podplane-hugepages setup --memory $(BENCH_MEMORY) && \
-	{ target/release/podplane-perf run; status=$$?; target/release/podplane-hugepages release; exit $$status; }
-	$(CARGO) bench -p podplane-pipeline -p podplane-tables
+	{ target/release/podplane-perf run $(if $(QUICK),--starts 1 --seconds 2 --pods 50 --changes 50); status=$$?; target/release/podplane-hugepages release; exit $$status; }
+	$(CARGO) bench -p podplane-pipeline -p podplane-tables --bench pipeline --bench tables --bench policy $(if $(QUICK),-- --quick)
+	$(CARGO) bench -p podplane-pipeline --bench hit_floor
 	@target/release/podplane-hugepages setup --memory $(FLOWS_MEMORY) && \
 	{ $(CARGO) bench -p dpdk-glue --bench flows --bench acl; status=$$?; target/release/podplane-hugepages release; exit $$status; }
 

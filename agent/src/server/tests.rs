@@ -335,7 +335,7 @@ fn restarts_of_both_change_nothing_for_pods() {
     assert_eq!(first.lock().state, before);
     assert!(first.lock().transactions[told..].iter().all(|t| t.1 && t.2 == 4), "{:?}", first.lock().transactions);
     assert_eq!(client.check(&CheckRequest { attachment: id("c1") }).unwrap(), reply);
-    until("the first configuration counts as enforced", || podplane_api::enforced::is_marked(&node.path("run")));
+    until("the first configuration counts as enforced", || enforced::is_marked(&node.path("run")));
     drop(first);
     until("the loss is seen", || client.status().unwrap().conditions.iter().any(|it| it.contains("not connected")));
     client.cni_status().expect("enforced once: a loss does not take the runtime's network down");
