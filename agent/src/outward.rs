@@ -122,19 +122,7 @@ mod tests {
     use podplane_index::{Family, Index, Settings, manifest};
 
     use super::*;
-    use crate::host::HostLinks;
-
-    struct NoLinks;
-
-    impl HostLinks for NoLinks {
-        fn exists(&self, _: &str) -> podplane_hostnet::Result<bool> {
-            Ok(false)
-        }
-
-        fn remove(&self, _: &str) -> podplane_hostnet::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::testing::NoLinks;
 
     #[tokio::test]
     async fn what_belongs_to_no_sandbox_is_given_back_the_second_time_that_it_is_seen() {

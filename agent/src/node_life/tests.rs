@@ -15,11 +15,10 @@ use podplane_index::{Family, Settings, manifest};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::host::HostLinks;
 use crate::ipam::Store;
 use crate::publish;
 use crate::source::folder::Folder;
-use crate::testing::Dataplane;
+use crate::testing::{Dataplane, NoLinks};
 
 /// One Node, and events.
 #[derive(Default)]
@@ -167,18 +166,6 @@ fn node_object(taints: Value) -> Value {
 
 const NODE: &str = "{apiVersion: v1, kind: Node, metadata: {name: n1, uid: u}, spec: {podCIDRs: [10.0.1.0/24], TAINTS}, \
                     status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}}";
-
-struct NoLinks;
-
-impl HostLinks for NoLinks {
-    fn exists(&self, _: &str) -> podplane_hostnet::Result<bool> {
-        Ok(false)
-    }
-
-    fn remove(&self, _: &str) -> podplane_hostnet::Result<()> {
-        Ok(())
-    }
-}
 
 fn apply(desired: &Desired, text: &str) {
     desired.edit(|index| {

@@ -16,6 +16,21 @@ use podplane_config::v1::{EndpointFailure, FromDataplane, ToDataplane};
 use podplane_config::valid::{Assembler, State};
 use podplane_index::{Family, Index, Object, Settings};
 
+use crate::host::HostLinks;
+
+/// A host without a single link.
+pub(crate) struct NoLinks;
+
+impl HostLinks for NoLinks {
+    fn exists(&self, _: &str) -> podplane_hostnet::Result<bool> {
+        Ok(false)
+    }
+
+    fn remove(&self, _: &str) -> podplane_hostnet::Result<()> {
+        Ok(())
+    }
+}
+
 /// What the dataplane in memory was told and how it is to behave.
 #[derive(Default)]
 pub(crate) struct Inner {
